@@ -1,0 +1,181 @@
+"""The job contract: settings from defaults, a TOML file and flags; exit codes; the result as the last line.
+
+Exit 0: done, with the result as one JSON object on the last line of stdout. Exit 1: the run failed. Exit 2: bad
+settings or input. Either error is one line `error: …` on stderr; `--debug` adds the traceback.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tomllib
+import traceback
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import pydantic
+
+from gru4rec.errors import GRU4RecError, InputError
+
+S = TypeVar("S")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _fields(kind: type) -> list[tuple[dataclasses.Field, Any]]:
+    hints = typing.get_type_hints(kind)
+    return [(field, hints[field.name]) for field in dataclasses.fields(kind)]
+
+
+def _shown_default(field: dataclasses.Field) -> str:
+    if field.default is dataclasses.MISSING:
+        return "required"
+    if isinstance(field.default, tuple):
+        return f"default: {' '.join(map(str, field.default)) or 'none'}"
+    return f"default: {'none' if field.default == '' else field.default}"
+
+
+def parser(kind: type, prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line of the settings dataclass `kind`: one documented flag for each field."""
+    made = _Parser(
+        prog=prog, description=kind.__doc__, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    made.add_argument("--config", metavar="FILE.toml", help="Settings file; flags override it.")
+    for field, hint in _fields(kind):
+        help_text = f"{field.metadata['help']} ({_shown_default(field)})".replace("%", "%%")
+        if hint is bool:
+            made.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, help=help_text)
+            continue
+        many = typing.get_origin(hint) is tuple
+        item = typing.get_args(hint)[0] if many else hint
+        choices = typing.get_args(item) if typing.get_origin(item) is typing.Literal else ()
+        metavar = "{" + ",".join(map(str, choices)) + "}" if choices else field.name.upper()
+        made.add_argument(_flag(field.name), nargs="+" if many else None, metavar=metavar, help=help_text)
+    return made
+
+
+def _checker(kind: type) -> type[pydantic.BaseModel]:
+    definitions: dict[str, Any] = {}
+    for field, hint in _fields(kind):
+        default = ... if field.default is dataclasses.MISSING else field.default
+        definitions[field.name] = (hint, pydantic.Field(default, **field.metadata["limits"]))
+    config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, str_strip_whitespace=False)
+    return pydantic.create_model(kind.__name__, __config__=config, **definitions)
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not valid TOML: {error}") from error
+
+
+def check(kind: type[S], values: Mapping[str, Any], source: Mapping[str, str] | None = None) -> S:
+    """The settings of `kind` from plain values, types and limits checked.
+
+    `source` names where each value came from, for the message. Raises InputError that names the setting.
+    """
+    try:
+        checked = _checker(kind)(**values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        where = (source or {}).get(name, _flag(name))
+        if first["type"] == "missing":
+            raise InputError(f"{where}: is required") from error
+        if first["type"] == "extra_forbidden":
+            known = " ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+            raise InputError(f"{where}: unknown setting; known are: {known}") from error
+        raise InputError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+    return kind(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
+    """Settings of `kind` from its defaults, then `--config FILE.toml`, then flags.
+
+    Raises InputError for an unknown key or flag and for an impossible value, naming it.
+    """
+    flags = vars(parser(kind).parse_args(arguments))
+    path = flags.pop("config", None)
+    values, source = {}, {}
+    if path is not None:
+        for key, value in _read_toml(path).items():
+            values[key] = value
+            source[key] = f"{path}: {key}"
+    for key, value in flags.items():
+        values[key] = value
+        source[key] = _flag(key)
+    return check(kind, values, source)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequence[str] | None = None) -> int:
+    """Run `job` under the job contract and return the exit code.
+
+    Example: `sys.exit(run(config.Prepare, prepare))`.
+    """
+    debug = "--debug" in (sys.argv if arguments is None else arguments)
+    try:
+        settings = parse(kind, arguments)
+        debug = bool(getattr(settings, "debug", debug))
+        quiet(bool(getattr(settings, "verbose", False)))
+        result = job(settings)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr, flush=True)
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sys.stdout.flush()
+        text = (
+            _one_line(error)
+            if isinstance(error, GRU4RecError)
+            else f"{type(error).__name__}: {_one_line(error)}"
+        )
+        hint = (
+            "" if debug or isinstance(error, GRU4RecError) else " (run again with --debug for the traceback)"
+        )
+        print(f"error: {text}{hint}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, InputError) else 1
+    sys.stderr.flush()
+    print(json.dumps(result, allow_nan=False, default=_plain), flush=True)
+    return 0
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, types.MappingProxyType):
+        return dict(value)
+    raise TypeError(f"not a plain value: {type(value).__name__}")
+
+
+def quiet(verbose: bool) -> None:
+    """Silence the libraries' own chatter unless `verbose`; call before Ray and MLflow are imported."""
+    if verbose:
+        return
+    for name, value in {
+        "RAY_DEDUP_LOGS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "ALEMBIC_LOGGING_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,198 @@
+"""Every setting of every job: its type, default, limits and meaning, in one place.
+
+Plain dataclasses from the standard library, so that the engine can use them where nothing but torch, numpy and
+pyarrow is installed; `gru4rec.cli` turns them into flags, reads TOML and checks the limits.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """A dataclass field with its help text and its limits (`gt`, `ge`, `lt`, `le`, `min_length`)."""
+    metadata = {"help": help, "limits": limits}
+    if isinstance(default, type(...)):
+        return field(kw_only=True, metadata=metadata)
+    return field(default=default, kw_only=True, metadata=metadata)
+
+
+REQUIRED = ...
+
+
+@dataclass(frozen=True)
+class Common:
+    """Settings that every job has."""
+
+    verbose: bool = setting(False, "Show what Ray, MLflow and the other libraries say themselves.")
+    debug: bool = setting(False, "On an error, show the traceback as well.")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What defines a model and its training; the names are the reference's own."""
+
+    loss: Literal["cross-entropy", "bpr-max"] = setting(
+        "cross-entropy",
+        "Training loss: cross-entropy over the sampled items, or BPR-max (Hidasi & Karatzoglou, CIKM 2018).",
+    )
+    layers: tuple[int, ...] = setting((100,), "Units of the recurrent layer.", min_length=1)
+    embedding: Literal["tied"] = setting(
+        "tied", "Item input: 'tied' looks up the rows that also score the items (constrained embedding)."
+    )
+    batch_size: int = setting(32, "Lanes a worker: sessions that one worker walks side by side.", ge=1)
+    epochs: int = setting(10, "Passes over the training sessions.", ge=1)
+    dropout_embed: float = setting(0.0, "Share of the item input that is dropped in training.", ge=0, lt=1)
+    dropout_hidden: float = setting(0.4, "Share of the hidden state that is dropped in training.", ge=0, lt=1)
+    optimizer: Literal["adagrad"] = setting(
+        "adagrad", "Adagrad on the touched rows (accumulators start at 0)."
+    )
+    learning_rate: float = setting(0.2, "Learning rate of the optimizer.", gt=0)
+    momentum: float = setting(0.2, "Momentum of the optimizer; 0 is none.", ge=0, lt=1)
+    n_sample: int = setting(2048, "Extra negatives a step, shared by all lanes.", ge=0)
+    sample_alpha: float = setting(
+        0.5, "Extra negatives are drawn with probability ~ support^alpha: 0 uniform, 1 by popularity.", ge=0
+    )
+    logq: float = setting(
+        1.0, "Cross-entropy only: strength of the correction for the sampling probabilities; 0 is none.", ge=0
+    )
+    bpreg: float = setting(0.5, "BPR-max only: weight of the score regularisation.", ge=0)
+    elu_param: float = setting(
+        0.5, "BPR-max only: scores below 0 go through ELU with this alpha; 0 is linear.", ge=0
+    )
+    seed: int = setting(42, "Seed of the initial weights, the negatives and the dropout.", ge=0, lt=2**32)
+
+
+@dataclass(frozen=True)
+class Prepare(Common):
+    """Turn raw click logs into clean sessions in time order, in Parquet."""
+
+    clicks: tuple[str, ...] = setting(
+        REQUIRED, "Click log: files, folders or globs (CSV, TSV, .dat, Parquet).", min_length=1
+    )
+    test_clicks: tuple[str, ...] = setting(
+        (), "Click log of the test split, where the data comes already split."
+    )
+    out: str = setting(REQUIRED, "Folder for the prepared data.")
+    format: Literal["yoochoose", "columns"] = setting(
+        "columns",
+        "Form of the log: 'yoochoose' (no header; session, ISO-8601 time, item, category) or 'columns' (named columns).",
+    )
+    session_column: str = setting("SessionId", "Name of the session column (format 'columns').")
+    item_column: str = setting("ItemId", "Name of the item column (format 'columns').")
+    time_column: str = setting("Time", "Name of the time column (format 'columns').")
+    time_unit: Literal["s", "ms", "us", "ns"] = setting(
+        "s", "Unit of times given as numbers since 1970 UTC; ISO-8601 text is recognised by itself."
+    )
+    separator: str = setting(
+        "", "Column separator of text files; default: by the file's name (tab for .tsv, else comma)."
+    )
+    min_item_support: int = setting(
+        5, "Leave out items with fewer clicks than this in the training log.", ge=1
+    )
+    min_session_length: int = setting(2, "Leave out sessions with fewer clicks than this.", ge=1)
+    max_session_length: int = setting(
+        0, "Leave out sessions with more clicks than this; 0 is no limit.", ge=0
+    )
+    test_days: float = setting(
+        1.0, "Sessions that end in the last so many days are the test split (unless --test-clicks).", ge=0
+    )
+    valid_days: float = setting(
+        0.0, "Sessions that end in the so many days before are the validation split.", ge=0
+    )
+    shards: int = setting(
+        256, "Logical shards (row groups) of the training split, near-equal in clicks.", ge=1
+    )
+    partitions: int = setting(
+        0,
+        "Partitions that sessions are hashed into while they are put together; 0: by the size of the log.",
+        ge=0,
+    )
+    strict: bool = setting(
+        False, "Stop at the first row that cannot be read instead of setting it aside in rejected/."
+    )
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulated click log looks like."""
+
+    sessions: int = setting(20_000, "Sessions to simulate.", ge=1)
+    items: int = setting(1_000, "Items in the catalogue.", ge=2)
+    days: float = setting(14.0, "Days that the log spans.", gt=0)
+    mean_length: float = setting(5.0, "Mean clicks of a session.", ge=1)
+    skew: float = setting(1.0, "Exponent of the popularity skew (Zipf); 0 is none.", ge=0)
+    drift: float = setting(
+        0.2, "Share of the popularity that moves to other items between the first and last day.", ge=0, le=1
+    )
+    simulation_seed: int = setting(7, "Seed of the simulated log.", ge=0, lt=2**32)
+
+
+@dataclass(frozen=True)
+class Simulate(Simulation, Common):
+    """Write a simulated click log with learnable structure, at any size."""
+
+    out: str = setting(REQUIRED, "Folder for the Parquet files of the log.")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs and models are recorded."""
+
+    tracking_uri: str = setting(
+        "", "MLflow tracking URI; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."
+    )
+    experiment: str = setting("gru4rec", "MLflow experiment.")
+
+
+@dataclass(frozen=True)
+class Train(Hyperparameters, Simulation, Tracking, Common):
+    """Train GRU4Rec, evaluate it, and register it as a model version."""
+
+    data: str = setting(
+        "", "Prepared folder (see prepare.py). None: simulate a click log, prepare it and train on it."
+    )
+    workers: int = setting(1, "Ray Train workers; each has batch-size lanes.", ge=1)
+    gpus: bool = setting(False, "One GPU for each worker.")
+    threads: int = setting(1, "CPU threads of a worker (small models are slower with more).", ge=1)
+    storage: str = setting(
+        "gru4rec-demo", "Folder for what the run leaves behind: demo data, checkpoints, models."
+    )
+    model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
+    model_out: str = setting("", "Also write the model folder here.")
+    cutoffs: tuple[int, ...] = setting(
+        (5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1
+    )
+
+
+@dataclass(frozen=True)
+class Evaluate(Tracking, Common):
+    """Rank the whole catalogue at every prediction of a split, and report Recall, MRR and NDCG."""
+
+    model: str = setting("", "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
+    data: str = setting(REQUIRED, "Prepared folder.")
+    split: Literal["test", "valid", "train"] = setting("test", "Split to evaluate on.")
+    baselines: tuple[Literal["pop", "markov"], ...] = setting((), "Baselines to put beside the model.")
+    ties: Literal["standard", "conservative", "median"] = setting(
+        "conservative",
+        "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
+    )
+    cutoffs: tuple[int, ...] = setting((1, 5, 10, 20), "Cut-offs of the metrics.", min_length=1)
+    threads: int = setting(0, "CPU threads; 0: all.", ge=0)
+
+
+@dataclass(frozen=True)
+class Score(Tracking, Common):
+    """Write the top-k recommendations of every session to Parquet."""
+
+    model: str = setting(
+        REQUIRED, "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion)."
+    )
+    sessions: str = setting(
+        REQUIRED,
+        "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of the log's own item ids).",
+    )
+    out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json.")
+    top_k: int = setting(20, "Recommendations a session.", ge=1)
+    exclude_seen: bool = setting(False, "Do not recommend what the session has already clicked.")
+    actors: int = setting(0, "Scoring actors; 0: one for each CPU but one, at least one.", ge=0)
+    gpus_per_actor: float = setting(0.0, "GPUs (also fractions) of an actor.", ge=0)

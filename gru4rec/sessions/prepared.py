@@ -1,0 +1,156 @@
+"""The prepared folder: what prepare writes and everything else reads.
+
+    DIR/prepare.json        counts of every step, settings, fingerprint
+    DIR/items.parquet       item_id (the log's own type), item_index int32, support int64; index 0…n−1
+    DIR/train|valid|test/   sessions in Parquet, rows in order of `start` over all files in name order
+    DIR/rejected/           rows that could not be read, each with its file, row and reason
+
+A logical shard is one row group of a training file; shards are numbered in the order of the files' names.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gru4rec import storage
+from gru4rec.errors import InputError
+
+SUMMARY = "prepare.json"
+ITEMS = "items.parquet"
+SPLITS = ("train", "valid", "test")
+
+
+class Sessions(NamedTuple):
+    """Sessions laid flat: session i clicked `items[offsets[i]:offsets[i + 1]]`, in that order."""
+
+    offsets: np.ndarray  # [sessions + 1] int64, offsets[0] == 0
+    items: np.ndarray  # [clicks] int32, item index
+
+    @property
+    def count(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Clicks of each session, [sessions] int64."""
+        return np.diff(self.offsets)
+
+    @property
+    def transitions(self) -> int:
+        """Pairs of neighbouring clicks: what is trained, and what is predicted."""
+        return int(np.maximum(self.lengths - 1, 0).sum())
+
+
+def flatten(column: pa.ChunkedArray | pa.Array) -> Sessions:
+    """Sessions from an Arrow column of list<integer>; null lists count as empty."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if column.null_count:
+        column = column.fill_null([])
+    offsets = column.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+    items = column.values.slice(offsets[0], offsets[-1] - offsets[0]).to_numpy(zero_copy_only=False)
+    return Sessions(offsets - offsets[0], items.astype(np.int32, copy=False))
+
+
+def concatenate(parts: list[Sessions]) -> Sessions:
+    """The sessions of all parts, in order."""
+    if not parts:
+        return Sessions(np.zeros(1, np.int64), np.zeros(0, np.int32))
+    starts = np.cumsum([0] + [len(part.items) for part in parts])
+    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    return Sessions(np.concatenate([*offsets, starts[-1:]]), np.concatenate([part.items for part in parts]))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One logical shard: a row group of a file."""
+
+    path: str
+    row_group: int
+
+    def read(self) -> Sessions:
+        """Raises InputError that names the file where it is missing or corrupt."""
+        filesystem, inner = storage.locate(self.path)
+        try:
+            with filesystem.open_input_file(inner) as file:
+                return flatten(
+                    pq.ParquetFile(file).read_row_group(self.row_group, columns=["items"])["items"]
+                )
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{self.path}: row group {self.row_group} cannot be read: {error}") from error
+
+
+class Prepared:
+    """A prepared folder, opened for reading."""
+
+    def __init__(self, folder: str) -> None:
+        """Raises InputError where `folder` was not prepared, or not completely."""
+        self.folder = storage.absolute(folder)
+        if not storage.exists(self.folder):
+            raise InputError(f"{folder}: no such folder; make it with jobs/prepare.py --out {folder}")
+        try:
+            self.summary: dict[str, Any] = storage.read_json(storage.join(self.folder, SUMMARY))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{folder}: not a prepared folder (it has no {SUMMARY}); make one with jobs/prepare.py --out"
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{storage.join(folder, SUMMARY)}: not valid JSON: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the data in this folder: equal where items and sessions are equal."""
+        return self.summary["fingerprint"]
+
+    @functools.cached_property
+    def items(self) -> pa.Table:
+        """item_id, item_index and support, in order of the index."""
+        path = storage.join(self.folder, ITEMS)
+        filesystem, inner = storage.locate(path)
+        try:
+            with filesystem.open_input_file(inner) as file:
+                return pq.ParquetFile(file).read()
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+
+    @property
+    def support(self) -> np.ndarray:
+        """Clicks of each item in the training split, [items] int64."""
+        return self.items["support"].to_numpy()
+
+    def files(self, split: str) -> list[str]:
+        """Paths of the split's files in the order of their sessions. Raises InputError where one is missing."""
+        folder = storage.join(self.folder, split)
+        listed = [entry["name"] for entry in self.summary["splits"][split]["files"]]
+        missing = sorted(set(listed) - set(storage.list_files(folder)))
+        if missing:
+            raise InputError(f"{storage.join(folder, missing[0])}: is missing (it is listed in {SUMMARY})")
+        return [storage.join(folder, name) for name in listed]
+
+    def shards(self, split: str = "train") -> list[Shard]:
+        """Logical shards of a split, in time order. Raises InputError that names a missing or corrupt file."""
+        found = []
+        for path in self.files(split):
+            filesystem, inner = storage.locate(path)
+            try:
+                with filesystem.open_input_file(inner) as file:
+                    groups = pq.ParquetFile(file).metadata.num_row_groups
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+            found += [Shard(path, group) for group in range(groups)]
+        return found
+
+    def read(self, split: str) -> Sessions:
+        """All sessions of a split, in time order, in memory."""
+        return concatenate([shard.read() for shard in self.shards(split)])
+
+
+def stream(shards: list[Shard]) -> Iterator[Sessions]:
+    """The sessions of the shards, one shard at a time."""
+    for shard in shards:
+        yield shard.read()

@@ -1,0 +1,94 @@
+"""Paths that `pyarrow.fs` opens: local, `s3://`, `gs://`; and writing a file so that it is whole or absent."""
+
+import json
+import os
+import uuid
+from typing import Any
+
+from pyarrow import fs
+
+from gru4rec.errors import InputError
+
+
+def locate(path: str) -> tuple[fs.FileSystem, str]:
+    """The file system of `path` and the path inside it (absolute, where it is local).
+
+    Raises InputError for a scheme that `pyarrow.fs` does not know.
+    """
+    if "://" not in path:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    try:
+        filesystem, inner = fs.FileSystem.from_uri(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot open this location: {error}") from error
+    return filesystem, inner.rstrip("/")
+
+
+def absolute(path: str) -> str:
+    """`path` as workers on any node understand it: local paths absolute, URIs unchanged."""
+    return path.rstrip("/") if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def join(path: str, *names: str) -> str:
+    return "/".join([path.rstrip("/"), *names])
+
+
+def exists(path: str) -> bool:
+    filesystem, inner = locate(path)
+    return filesystem.get_file_info(inner).type != fs.FileType.NotFound
+
+
+def list_files(folder: str, suffix: str = "") -> list[str]:
+    """Names (not paths) of the files directly in `folder`, sorted; [] where the folder is absent."""
+    filesystem, inner = locate(folder)
+    found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return sorted(f.base_name for f in found if f.type == fs.FileType.File and f.base_name.endswith(suffix))
+
+
+def make_folder(folder: str) -> None:
+    filesystem, inner = locate(folder)
+    filesystem.create_dir(inner, recursive=True)
+
+
+def remove_folder(folder: str) -> None:
+    """Delete `folder` and what is in it; nothing happens where it is absent."""
+    filesystem, inner = locate(folder)
+    if filesystem.get_file_info(inner).type == fs.FileType.Directory:
+        filesystem.delete_dir(inner)
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Local files are renamed into place; object stores show an object only once it is complete.
+    """
+    filesystem, inner = locate(path)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        staged = f"{inner}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(staged, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, inner)
+        finally:
+            if os.path.exists(staged):
+                os.unlink(staged)
+        return
+    with filesystem.open_output_stream(inner) as stream:
+        stream.write(content)
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file; FileNotFoundError where there is none."""
+    filesystem, inner = locate(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return stream.read()
+
+
+def write_json(path: str, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: str) -> Any:
+    return json.loads(read_bytes(path))
