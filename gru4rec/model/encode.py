@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gru4rec.model.network import GRU4Rec, advance, zero_states
+from gru4rec.model.network import GRU4Rec, forward, zero_states
 from gru4rec.sessions.prepared import Sessions
 
 
@@ -36,7 +36,7 @@ def walk(model: GRU4Rec, sessions: Sessions, batch: int = 4096) -> Iterator[Posi
             active = int(np.searchsorted(-lengths, -click, side="left"))
             clicked = torch.from_numpy(sessions.items[starts[:active] + click].astype(np.int64))
             x = model.item_table[clicked.to(model.device)]
-            states = advance(model.dense, x, [state[:active] for state in states])
+            states, _ = forward(model.dense, x, [state[:active] for state in states])
             yield Position(click, rows[:active], states[-1])
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gru4rec.config import Hyperparameters
+from gru4rec.model import gru
 
 
 @dataclass
@@ -101,32 +102,51 @@ def zero_states(hyperparameters: Hyperparameters, rows: int, device: torch.devic
     return [torch.zeros(rows, units, device=device) for units in hyperparameters.layers]
 
 
-def gru_cell(dense: Mapping[str, Tensor], layer: int, x: Tensor, h: Tensor) -> Tensor:
-    """One step of a GRU layer, x [B, D], h [B, H] -> [B, H]; the reset gate acts after the recurrent product."""
-    units = h.shape[1]
-    gates_x = torch.addmm(dense[f"gru.{layer}.bias_input"], x, dense[f"gru.{layer}.weight_input"].t())
-    gates_h = torch.addmm(dense[f"gru.{layer}.bias_hidden"], h, dense[f"gru.{layer}.weight_hidden"].t())
-    reset_update = torch.sigmoid(gates_x[:, : 2 * units] + gates_h[:, : 2 * units])
-    reset, update = reset_update[:, :units], reset_update[:, units:]
-    candidate = torch.tanh(gates_x[:, 2 * units :] + reset * gates_h[:, 2 * units :])
-    return candidate + update * (h - candidate)
+def layer_weights(dense: Mapping[str, Tensor], layer: int) -> gru.Weights:
+    """The weights of one recurrent layer."""
+    return gru.Weights(
+        dense[f"gru.{layer}.weight_input"],
+        dense[f"gru.{layer}.weight_hidden"],
+        dense[f"gru.{layer}.bias_input"],
+        dense[f"gru.{layer}.bias_hidden"],
+    )
 
 
-def advance(
+def forward(
     dense: Mapping[str, Tensor], x: Tensor, states: Sequence[Tensor], drop: Sequence[Tensor] | None = None
-) -> list[Tensor]:
-    """One click further: new states of all layers from the item rows x [B, D] and the old states.
+) -> tuple[list[Tensor], list[gru.Saved]]:
+    """One click further: new states of all layers from the item rows x [B, D] and the old states [B, H].
 
     `drop`, one [B, H] for each layer (0, or 1 / (1 − p)), multiplies a layer's output before it is passed on and
-    carried.
+    carried. Also returns what `backward` needs.
     """
-    new = []
+    new, saved = [], []
     for layer, h in enumerate(states):
-        x = gru_cell(dense, layer, x, h)
+        x, kept = gru.forward(layer_weights(dense, layer), x, h)
         if drop is not None:
             x = x * drop[layer]
         new.append(x)
-    return new
+        saved.append(kept)
+    return new, saved
+
+
+def backward(
+    dense: Mapping[str, Tensor],
+    saved: Sequence[gru.Saved],
+    gradient: Tensor,
+    drop: Sequence[Tensor] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Gradients of the item rows x [B, D] and of `dense`, from that of the last layer's state [B, D]."""
+    found: dict[str, Tensor] = {}
+    for layer in reversed(range(len(saved))):
+        if drop is not None:
+            gradient = gradient * drop[layer]
+        gradient, weights = gru.backward(layer_weights(dense, layer), saved[layer], gradient)
+        found[f"gru.{layer}.weight_input"] = weights.input
+        found[f"gru.{layer}.weight_hidden"] = weights.hidden
+        found[f"gru.{layer}.bias_input"] = weights.bias_input
+        found[f"gru.{layer}.bias_hidden"] = weights.bias_hidden
+    return gradient, found
 
 
 def scores(model: GRU4Rec, hidden: Tensor) -> Tensor:

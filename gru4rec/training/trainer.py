@@ -1,0 +1,211 @@
+"""The training loop of one worker: blocks of steps in, updated weights out.
+
+W workers of B lanes do what one process with W · B lanes does on the same W streams of sessions: the same touched
+items and extra negatives on each, the same dropout for each lane, one sum of gradients a step.
+
+Shapes: T steps of a block, B lanes of a worker, N = W · B lanes of all, D size of an item row, M touched items of a
+step, K of them scored.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gru4rec.config import Hyperparameters
+from gru4rec.errors import GRU4RecError
+from gru4rec.model import negatives
+from gru4rec.model.adagrad import Adagrad
+from gru4rec.model.losses import bpr_max, cross_entropy
+from gru4rec.model.network import GRU4Rec, backward, forward, zero_states
+from gru4rec.sessions.prepared import Sessions
+from gru4rec.training import lanes, touched
+from gru4rec.training.exchange import Alone, Exchange
+
+BLOCK_STEPS = 64  # steps laid out at once; a multiple of 8, so that random streams start on whole counters
+
+_NEGATIVES, _EMBED, _HIDDEN = 0, 1, 2  # purposes of random streams
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the sessions gave, over all workers."""
+
+    loss: float  # mean over the transitions
+    events: int  # transitions trained
+    steps: int
+    seconds: float
+
+
+class Trainer:
+    """Trains `model` in place on one worker.
+
+    `support` [V] are the clicks of each item in the training split. A worker usually has one group of `batch_size`
+    lanes; `groups` above 1 puts the lanes of so many workers into one process, which is what several workers compute
+    together.
+    """
+
+    def __init__(
+        self, model: GRU4Rec, support: np.ndarray, exchange: Exchange | None = None, groups: int = 1
+    ) -> None:
+        settings = model.hyperparameters
+        self.model = model
+        self.exchange = exchange or Alone()
+        self.groups = groups
+        self.lanes = groups * settings.batch_size  # of this worker
+        self.all_lanes = self.lanes * self.exchange.size
+        self._support = support
+        self._alias = negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha)
+        self.optimizers = {
+            name: Adagrad.of(weight, settings.learning_rate, settings.momentum)
+            for name, weight in model.tensors().items()
+        }
+        self._states = zero_states(settings, self.lanes, model.device)
+
+    @property
+    def settings(self) -> Hyperparameters:
+        return self.model.hyperparameters
+
+    def train_epoch(
+        self,
+        epoch: int,
+        streams: list[Iterable[Sessions]],
+        progress: Callable[[int, float], None] | None = None,
+    ) -> Epoch:
+        """One pass over the streams, one for each group of lanes. `progress` hears (events, loss) after each block.
+
+        Raises GRU4RecError where the loss is no longer finite.
+        """
+        if len(streams) != self.groups:
+            raise ValueError(f"{self.groups} groups of lanes need as many streams, got {len(streams)}")
+        self._states = zero_states(self.settings, self.lanes, self.model.device)
+        began = time.perf_counter()
+        total, events, steps = 0.0, 0, 0
+        for number, block in enumerate(self._blocks(streams)):
+            losses = self.train_block(epoch, number, block)
+            total += float(losses.sum()) * self.all_lanes
+            events += block.transitions
+            steps += len(losses)
+            if not np.isfinite(total):
+                raise GRU4RecError(
+                    f"the loss is not finite in epoch {epoch + 1}, by step {steps}: "
+                    "lower --learning-rate or --momentum"
+                )
+            if progress:
+                progress(events, total / events)
+        return Epoch(total / max(events, 1), events, steps, time.perf_counter() - began)
+
+    def _blocks(self, streams: list[Iterable[Sessions]]) -> Iterator[lanes.Block]:
+        """The blocks of all workers' lanes, [T, N]; a worker that is done keeps step until all are."""
+        schedules = [lanes.blocks(stream, self.settings.batch_size, BLOCK_STEPS) for stream in streams]
+        own = lanes.side_by_side(schedules, self.settings.batch_size, BLOCK_STEPS)
+        while True:
+            block = self.exchange.gather(next(own, None) or lanes.idle_block(self.lanes, BLOCK_STEPS))
+            if not block.active.any():
+                return
+            yield block
+
+    def train_block(self, epoch: int, number: int, block: lanes.Block) -> Tensor:
+        """The steps of block `number`, [T, N]; returns the loss of each step that had an active lane."""
+        settings, device = self.settings, self.model.device
+        steps = int(block.active.any(axis=1).sum())  # retired lanes stay retired: the steps with work come first
+        block = lanes.Block(*(part[:steps] for part in block))
+        extra = negatives.draw(
+            self._alias,
+            negatives.stream(settings.seed, _NEGATIVES, epoch, number),
+            (BLOCK_STEPS, settings.n_sample),
+        )
+        laid_out = touched.lay_out(
+            block, extra, self._support, settings.logq, settings.sample_alpha, device
+        )
+        own = slice(self.exchange.rank * self.lanes, (self.exchange.rank + 1) * self.lanes)
+        keep = torch.from_numpy(~block.resets[:, own, None]).to(device, torch.float32)
+        active = torch.from_numpy(block.active[:, own]).to(device, torch.float32)
+        drop_embed = self._dropout(settings.dropout_embed, _EMBED, epoch, number, settings.layers[-1])
+        drop_hidden = [
+            self._dropout(settings.dropout_hidden, _HIDDEN + layer, epoch, number, units)
+            for layer, units in enumerate(settings.layers)
+        ]
+        losses = torch.empty(steps, device=device)
+        for step, items in enumerate(laid_out):
+            losses[step] = self._step(
+                items,
+                own,
+                keep[step],
+                active[step],
+                None if drop_embed is None else drop_embed[step],
+                None if drop_hidden[0] is None else [drop[step] for drop in drop_hidden if drop is not None],
+            )
+        return losses
+
+    def _dropout(self, p: float, purpose: int, epoch: int, number: int, width: int) -> Tensor | None:
+        """Factors [T, B, width] of this worker's lanes: 0 with probability p, else 1 / (1 − p).
+
+        Drawn lane by lane, so that a lane has the same factors in whichever worker it is.
+        """
+        if p == 0:
+            return None
+        skip = self.exchange.rank * self.lanes * BLOCK_STEPS * width // 2  # two factors come of a 64-bit number
+        generator = negatives.stream(self.settings.seed, purpose, epoch, number, skip)
+        drawn = generator.random((self.lanes, BLOCK_STEPS, width), dtype=np.float32)
+        kept = torch.from_numpy(drawn).to(self.model.device).ge_(p).div_(1 - p)
+        return kept.transpose(0, 1).contiguous()
+
+    def _step(
+        self,
+        items: touched.Touched,
+        own: slice,
+        keep: Tensor,
+        active: Tensor,
+        drop_embed: Tensor | None,
+        drop_hidden: list[Tensor] | None,
+    ) -> Tensor:
+        """One mini-batch; returns its loss, summed over all lanes and divided by their number."""
+        model, settings = self.model, self.settings
+        rows = model.item_table[items.items]
+        bias = model.item_bias[items.items[: items.scored]]
+        scored = rows[: items.scored]
+
+        x = rows[items.inputs[own]]
+        if drop_embed is not None:
+            x = x * drop_embed
+        self._states, saved = forward(model.dense, x, [h * keep for h in self._states], drop_hidden)
+        hidden = self._states[-1]
+        scores = torch.addmm(bias, hidden, scored.t())
+        positive = items.positives[own]
+        if settings.loss == "cross-entropy":
+            loss, d_scores = cross_entropy(
+                scores, positive, active, items.log_weight, items.correction[own]
+            )
+        else:
+            loss, d_scores = bpr_max(
+                scores, positive, active, items.multiplicity, settings.bpreg, settings.elu_param
+            )
+        d_scores = d_scores / self.all_lanes
+
+        # One flat buffer holds all that is summed over the workers: rows, biases, dense weights, loss.
+        d_x, d_dense = backward(model.dense, saved, d_scores @ scored, drop_hidden)
+        if drop_embed is not None:
+            d_x = d_x * drop_embed
+        d_x = d_x * active.unsqueeze(1)
+        d_rows = torch.zeros_like(rows)
+        torch.mm(d_scores.t(), hidden, out=d_rows[: items.scored])
+        d_rows.index_add_(0, items.inputs[own], d_x)
+        parts = [d_rows, d_scores.sum(dim=0), *(d_dense[name] for name in model.dense), loss.sum() / self.all_lanes]
+        if self.exchange.size > 1:
+            flat = torch.cat([part.reshape(-1) for part in parts])
+            self.exchange.add(flat)
+            parts = [
+                summed.view(part.shape)
+                for summed, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True)
+            ]
+        d_rows, d_bias, *d_weights, step_loss = parts
+
+        self.optimizers["item_table"].step_rows(model.item_table, items.items, rows, d_rows)
+        self.optimizers["item_bias"].step_rows(model.item_bias, items.items[: items.scored], bias, d_bias)
+        for name, gradient in zip(model.dense, d_weights, strict=True):
+            self.optimizers[name].step(model.dense[name], gradient)
+        return step_loss
