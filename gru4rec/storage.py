@@ -26,16 +26,69 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
 
 def absolute(path: str) -> str:
     """`path` as workers on any node understand it: local paths absolute, URIs unchanged."""
-    return path.rstrip("/") if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return join(path) if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def join(path: str, *names: str) -> str:
-    return "/".join([path.rstrip("/"), *names])
+    """`path/name/…`; the options of a URI (`s3://bucket/path?endpoint_override=…`) stay at its end."""
+    options = ""
+    if "://" in path:
+        path, mark, options = path.partition("?")
+        options = mark + options
+    return "/".join([path.rstrip("/"), *names]) + options
+
+
+def is_local(path: str) -> bool:
+    return isinstance(locate(path)[0], fs.LocalFileSystem)
+
+
+def publish(staging: str, out: str, last: str) -> None:
+    """Make `staging`, a folder beside `out`, become `out`; what `out` held before is gone afterwards.
+
+    Local: two renames, so that a reader sees the old folder or the new one. Object stores cannot rename a folder:
+    there, its files are copied one by one, and the file `last`, by which readers know a whole folder, after all others.
+    """
+    filesystem, source = locate(staging)
+    _, target = locate(out)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        retired = f"{target}.{uuid.uuid4().hex}.old"
+        if os.path.lexists(target):
+            os.rename(target, retired)
+        os.rename(source, target)
+        remove_folder(retired)
+        return
+    remove_folder(out)
+    filesystem.create_dir(target, recursive=True)
+    found = filesystem.get_file_info(fs.FileSelector(source, recursive=True))
+    names = [info.path[len(source) + 1 :] for info in found if info.type == fs.FileType.File]
+    for name in sorted(names, key=lambda name: (name == last, name)):
+        filesystem.copy_file(f"{source}/{name}", f"{target}/{name}")
+    remove_folder(staging)
 
 
 def exists(path: str) -> bool:
     filesystem, inner = locate(path)
     return filesystem.get_file_info(inner).type != fs.FileType.NotFound
+
+
+def is_empty(folder: str) -> bool:
+    """Whether there is nothing in the folder, which is there."""
+    filesystem, inner = locate(folder)
+    return not filesystem.get_file_info(fs.FileSelector(inner))
+
+
+def shown(path: str) -> str:
+    """`path` as it may be printed and stored: without the credentials of a URI such as s3://key:secret@bucket."""
+    scheme, mark, rest = path.partition("://")
+    if not mark:
+        return path
+    place, slash, inner = rest.partition("/")
+    return scheme + mark + place.rpartition("@")[2] + slash + inner
+
+
+def remove_file(path: str) -> None:
+    filesystem, inner = locate(path)
+    filesystem.delete_file(inner)
 
 
 def list_files(folder: str, suffix: str = "") -> list[str]:

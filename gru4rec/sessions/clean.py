@@ -1,0 +1,241 @@
+"""Clicks → clean sessions, as pure functions on Arrow tables; each works on a whole partition at once.
+
+Sessions are a table of one row a session: `log` int8 (0: --clicks, 1: --test-clicks), `session` (id), `position`
+int64 (of its first row in the log), `items` list<id>, `times` list<int64> (ms), clicks in order of (time, file, row).
+
+What is taken away, in this order:
+
+1. Sessions with fewer than `min_length` or more than `max_length` clicks, in every log.
+2. The split: by the end of a session, see `Rules`. Each session belongs to one split as a whole.
+3. Training clicks on items with fewer than `min_item_support` training clicks. Only training clicks count, since an
+   item that is known from the test split alone could not have been learnt. With a support of 1 nothing is removed.
+4. Training sessions that now have fewer than `min_length` clicks. Once: supports are not counted again afterwards, so
+   that an item can end up with less support than asked for, as in the published preparation of the RSC15 log.
+5. Validation and test clicks on items that the training split, after step 4, does not have.
+6. Validation and test sessions that now have fewer than `min_length` clicks, and never fewer than 2: a single click
+   leaves nothing to predict.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gru4rec.sessions.prepared import SPLITS
+
+NEVER = np.iinfo(np.int64).max
+TRAIN, VALID, TEST = range(len(SPLITS))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is known so far about what stays."""
+
+    min_length: int
+    max_length: int  # 0: no limit
+    session_type: pa.DataType  # of the ids that are written
+    item_type: pa.DataType
+    valid_from: int = NEVER  # ms; a session of log 0 that ends at or after it is validation,
+    test_from: int = NEVER  # and from here on test
+    supported: pa.Array | None = None  # items with enough support; None: all
+
+
+def sessionise(clicks: pa.Table) -> pa.Table:
+    """Put clicks together to sessions; all clicks of a session must be in `clicks`.
+
+    `clicks`: log, session, item, time, position in any order. Returns one row a session, in order of `position`.
+    """
+    clicks = clicks.combine_chunks()
+    log = _numpy(clicks["log"])
+    time, position = _numpy(clicks["time"]), _numpy(clicks["position"])
+    session = _chunk(clicks["session"])
+    if pa.types.is_integer(session.type):
+        key = session.to_numpy(zero_copy_only=False)
+    else:
+        key = session.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    order = np.lexsort((position, time, key, log))
+    new = np.ones(len(order), bool)
+    if len(order):
+        new[1:] = (np.diff(key[order]) != 0) | (np.diff(log[order]) != 0)
+    starts = np.flatnonzero(new)
+    offsets = pa.array(np.append(starts, len(order)).astype(np.int32))
+    firsts = np.minimum.reduceat(position[order], starts) if len(starts) else position[:0]
+    heads = pa.array(order[starts])
+    sessions = pa.table(
+        {
+            "log": clicks["log"].take(heads),
+            "session": session.take(heads),
+            "position": firsts,
+            "items": pa.ListArray.from_arrays(offsets, _chunk(clicks["item"]).take(pa.array(order))),
+            "times": pa.ListArray.from_arrays(offsets, pa.array(time[order])),
+        }
+    )
+    return sessions.take(pa.array(np.argsort(firsts)))
+
+
+def lengths(sessions: pa.Table) -> np.ndarray:
+    """Clicks of each session, [sessions] int64."""
+    return _numpy(pc.list_value_length(sessions["items"])).astype(np.int64)
+
+
+def starts_and_ends(sessions: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Time of the first and the last click of each session, ms, [sessions] int64 each. No session may be empty."""
+    bounds = _offsets(sessions)
+    times = _values(sessions["times"]).to_numpy(zero_copy_only=False)
+    return times[bounds[:-1]], times[bounds[1:] - 1]
+
+
+def too_short(sessions: pa.Table, rules: Rules) -> np.ndarray:
+    return lengths(sessions) < rules.min_length
+
+
+def too_long(sessions: pa.Table, rules: Rules) -> np.ndarray:
+    found = lengths(sessions)
+    return found > rules.max_length if rules.max_length else np.zeros(len(found), bool)
+
+
+def typed(sessions: pa.Table, rules: Rules) -> pa.Table:
+    """The same sessions with ids of the types that are written."""
+    items = _list(_offsets(sessions), _values(sessions["items"]).cast(rules.item_type))
+    sessions = sessions.set_column(sessions.schema.get_field_index("items"), "items", items)
+    ids = sessions["session"].cast(rules.session_type)
+    return sessions.set_column(sessions.schema.get_field_index("session"), "session", ids)
+
+
+def split_of(log: np.ndarray, end: np.ndarray, rules: Rules) -> np.ndarray:
+    """TRAIN, VALID or TEST for sessions of a log (0 or 1) that end at `end` (ms); [sessions] int8."""
+    by_end = np.where(end < rules.valid_from, TRAIN, np.where(end < rules.test_from, VALID, TEST))
+    return np.where(log == 1, TEST, by_end).astype(np.int8)
+
+
+def kept(sessions: pa.Table, rules: Rules) -> pa.Table:
+    """Steps 1 and 2: sessions of a good length, with a column `split` int8."""
+    sessions = filtered(sessions, ~(too_short(sessions, rules) | too_long(sessions, rules)))
+    _, end = starts_and_ends(sessions)
+    return typed(sessions, rules).append_column(
+        "split", pa.array(split_of(_numpy(sessions["log"]), end, rules))
+    )
+
+
+def supported(sessions: pa.Table, rules: Rules) -> pa.Table:
+    """Steps 3 and 4 on sessions with a split. Sessions of other splits are left as they are."""
+    if rules.supported is None:
+        return sessions
+    train = _numpy(sessions["split"]) == TRAIN
+    known = pc.is_in(_values(sessions["items"]), rules.supported).to_numpy(zero_copy_only=False)
+    sessions = keep_clicks(sessions, known | ~np.repeat(train, lengths(sessions)))
+    return filtered(sessions, ~(train & (lengths(sessions) < rules.min_length)))
+
+
+def indexed(sessions: pa.Table, item_ids: pa.Array) -> tuple[pa.Table, np.ndarray]:
+    """Step 5: item ids → places in `item_ids` (int32), without clicks on other items.
+
+    Returns (sessions, some of them empty now; clicks removed from each, [sessions] int64).
+    """
+    before = lengths(sessions)
+    index = pc.index_in(_values(sessions["items"]), item_ids)
+    items = _list(_offsets(sessions), index.cast(pa.int32()))
+    sessions = sessions.set_column(sessions.schema.get_field_index("items"), "items", items)
+    if index.null_count:
+        sessions = keep_clicks(sessions, index.is_valid().to_numpy(zero_copy_only=False))
+    return sessions, before - lengths(sessions)
+
+
+def support(sessions: pa.Table) -> pa.Table:
+    """Clicks of each item in the training sessions: item, support int64, in no order."""
+    train = filtered(sessions, _numpy(sessions["split"]) == TRAIN)
+    counts = pc.value_counts(_values(train["items"]))
+    return pa.table({"item": counts.field("values"), "support": counts.field("counts")})
+
+
+def first_clicks(sessions: pa.Table) -> pa.Table:
+    """Where each item of the training sessions is clicked first, when these are walked in order.
+
+    Returns item, support int64, start int64 and position int64 (of the session), place int64 (in the session), in
+    order of (start, position, place).
+    """
+    train = filtered(sessions, _numpy(sessions["split"]) == TRAIN)
+    start, _ = starts_and_ends(train)
+    order = np.lexsort((_numpy(train["position"]), start))
+    train = train.take(pa.array(order))
+    counts = lengths(train)
+    items = _values(train["items"]).dictionary_encode()
+    codes = items.indices.to_numpy(zero_copy_only=False)
+    # The dictionary is in order of first appearance, so that the first click of each code is where it is largest.
+    first = np.full(len(items.dictionary), len(codes), np.int64)
+    np.minimum.at(first, codes, np.arange(len(codes)))
+    session = np.repeat(np.arange(len(counts)), counts)[first] if len(codes) else first
+    return pa.table(
+        {
+            "item": items.dictionary,
+            "support": np.bincount(codes, minlength=len(first)).astype(np.int64),
+            "start": start[order][session],
+            "position": _numpy(train["position"])[session],
+            "place": first - _offsets(train)[session],
+        }
+    )
+
+
+def merged_support(parts: list[pa.Table]) -> pa.Table:
+    """The supports of all parts added up: item, support."""
+    return (
+        pa.concat_tables(parts)
+        .group_by("item")
+        .aggregate([("support", "sum")])
+        .rename_columns(["item", "support"])
+    )
+
+
+def merged_first_clicks(parts: list[pa.Table]) -> pa.Table:
+    """The first clicks over all parts, supports added up; again in order, so that the row is the item's index."""
+    every = pa.concat_tables(parts)
+    columns = [every[name].to_numpy() for name in ("place", "position", "start")]
+    every = every.take(pa.array(np.lexsort(columns)))
+    found = every.group_by("item", use_threads=False).aggregate(
+        [("support", "sum"), ("start", "first"), ("position", "first"), ("place", "first")]
+    )
+    # `group_by` on one thread returns the groups in order of their first row.
+    return found.rename_columns(["item", "support", "start", "position", "place"])
+
+
+def filtered(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
+    return sessions if keep.all() else sessions.filter(pa.array(keep))
+
+
+def keep_clicks(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
+    """Only the clicks for which `keep` ([clicks] bool) is true; sessions can become empty, none is removed."""
+    before = np.concatenate([[0], np.cumsum(keep)])
+    offsets = before[_offsets(sessions)]
+    mask = pa.array(keep)
+    for name in ("items", "times"):
+        values = _values(sessions[name]).filter(mask)
+        place = sessions.schema.get_field_index(name)
+        sessions = sessions.set_column(place, name, _list(offsets, values))
+    return sessions
+
+
+def _chunk(column: pa.ChunkedArray) -> pa.Array:
+    return (
+        column.chunk(0)
+        if column.num_chunks == 1
+        else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    )
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy()
+
+
+def _values(column: pa.ChunkedArray) -> pa.Array:
+    """The clicks of a list column, end to end."""
+    return _chunk(column).flatten()
+
+
+def _offsets(sessions: pa.Table) -> np.ndarray:
+    """Where each session begins among the clicks, and the end; [sessions + 1] int64."""
+    return np.concatenate([[0], np.cumsum(lengths(sessions))])
+
+
+def _list(offsets: np.ndarray, values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)

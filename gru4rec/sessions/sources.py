@@ -1,0 +1,248 @@
+"""Which files a click log is made of, what their columns are, and how reading them is cut into tasks."""
+
+import csv
+import fnmatch
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from gru4rec import storage
+from gru4rec.errors import InputError
+from gru4rec.sessions.formats import Format
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t"}
+PARQUET = (".parquet", ".pq")
+PACKED = (".gz", ".bz2", ".zip", ".zst", ".xz", ".7z")
+READ_BYTES = 64 * 2**20
+"""What one task reads, about: small enough to keep a few of them in a worker's memory as text, columns and rows."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a log."""
+
+    number: int  # place in the order of all files
+    log: int  # 0: --clicks, 1: --test-clicks
+    path: str
+    size: int  # bytes
+    separator: str  # "": Parquet
+    columns: int  # in a row of text
+    wanted: tuple[int, ...]  # places of the wanted columns
+    id_types: tuple[pa.DataType | None, pa.DataType | None]  # of session and item; None: text, as yet untyped
+    row_groups: tuple[int, ...] = ()  # rows of each row group
+    header: bool = False  # the first line of the text is no row
+    rows: bool = True  # it has more than a header
+
+
+class Piece(NamedTuple):
+    """A part of a file: the lines that start in bytes [start, end) of a text, or row groups [start, end)."""
+
+    source: Source
+    start: int
+    end: int
+
+
+def paths_of(given: Sequence[str], flag: str) -> list[str]:
+    """The files that paths, folders and globs stand for, each once, sorted by name.
+
+    Folders are searched to the bottom for files with a known suffix, leaving out names that start with `.` or `_`.
+    Raises InputError where one of `given` stands for nothing.
+    """
+    found: list[str] = []
+    for path in given:
+        found += _expand(path, flag)
+    return sorted(set(found))
+
+
+def _expand(path: str, flag: str) -> list[str]:
+    filesystem, inner = storage.locate(path)
+    prefix, _, options = path.partition("?") if "://" in path else (storage.absolute(path), "", "")
+    root = (
+        prefix.removesuffix(inner) if prefix.rstrip("/").endswith(inner) else prefix[: prefix.find("://") + 3]
+    )
+
+    def outside(name: str) -> str:
+        return (
+            path
+            if name == inner
+            else root.rstrip("/") + "/" * (root != "") + name.lstrip("/") + (f"?{options}" if options else "")
+        )
+
+    try:
+        info = filesystem.get_file_info(inner)
+        if info.type == fs.FileType.File:
+            return [storage.absolute(path)]
+        if info.type == fs.FileType.Directory:
+            names = _below(filesystem, inner)
+            if not names:
+                known = " ".join((*SEPARATORS, *PARQUET))
+                raise InputError(f"{flag} {path}: no click log in this folder; known are files named {known}")
+            return [outside(name) for name in names]
+        if any(mark in inner for mark in "*[?"):
+            fixed = inner[: min(inner.find(mark) for mark in "*[?" if mark in inner)].rpartition("/")[0]
+            names = [name for name in _below(filesystem, fixed, every=True) if _matches(name, inner)]
+            if not names:
+                raise InputError(f"{flag} {path}: no file matches")
+            return [outside(name) for name in names]
+    except OSError as error:
+        raise InputError(f"{flag} {path}: cannot be opened: {error}") from error
+    raise InputError(f"{flag} {path}: no such file")
+
+
+def _below(filesystem: fs.FileSystem, folder: str, every: bool = False) -> list[str]:
+    selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
+    names = [info.path for info in filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+    if every:
+        return names
+    known = (*SEPARATORS, *PARQUET)
+    parts = {name: name[len(folder) :].strip("/").split("/") for name in names}
+    return [n for n in names if n.lower().endswith(known) and not any(p[0] in "._" for p in parts[n] if p)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Glob match part by part, so that `*` does not cross a `/`."""
+    a, b = name.split("/"), pattern.split("/")
+    return len(a) == len(b) and all(fnmatch.fnmatchcase(x, y) for x, y in zip(a, b, strict=True))
+
+
+def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str]) -> list[Source]:
+    """Look into every file of every log: its header or schema, not its rows.
+
+    `flags` names, for a column, the setting that chose it, for the message. Raises InputError for a file that is
+    empty, cannot be read, or lacks a column.
+    """
+    named = [(log, path) for log, paths in enumerate(logs) for path in paths]
+    with ThreadPoolExecutor(16) as pool:  # object stores answer slowly, and many at a time
+        jobs = [pool.submit(_open, i, log, path, form, flags) for i, (log, path) in enumerate(named)]
+        return [job.result() for job in jobs]
+
+
+def _open(number: int, log: int, path: str, form: Format, flags: dict[str, str]) -> Source:
+    filesystem, inner = storage.locate(path)
+    name = inner.lower()
+    if name.endswith(PACKED):
+        raise InputError(f"{path}: compressed files are not read; unpack it first")
+    try:
+        size = filesystem.get_file_info(inner).size or 0
+        if not size:
+            raise InputError(f"{path}: is empty (0 bytes)")
+        with filesystem.open_input_file(inner) as file:
+            if name.endswith(PARQUET):
+                return _open_parquet(number, log, path, size, file, form, flags)
+            return _open_text(number, log, path, size, file, form, flags)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def _open_parquet(
+    number: int, log: int, path: str, size: int, file: pa.NativeFile, form: Format, flags: dict[str, str]
+) -> Source:
+    if form.columns:
+        raise InputError(f"{path}: this format is text without a header, not Parquet; see --format columns")
+    parquet = pq.ParquetFile(file)
+    schema = parquet.schema_arrow
+    wanted = _places(path, schema.names, form, flags, "")
+    types = []
+    for column in (form.session, form.item):
+        kind = schema.field(column).type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise InputError(f"{path}: column {column!r} has type {kind}; ids must be integers or text")
+        types.append(kind if pa.types.is_integer(kind) else pa.string())
+    groups = tuple(parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups))
+    return Source(
+        number, log, path, size, "", len(schema), wanted, (types[0], types[1]), groups, rows=sum(groups) > 0
+    )
+
+
+def _open_text(
+    number: int, log: int, path: str, size: int, file: pa.NativeFile, form: Format, flags: dict[str, str]
+) -> Source:
+    suffix = next((s for s in SEPARATORS if storage.locate(path)[1].lower().endswith(s)), ".csv")
+    separator = form.separator or SEPARATORS[suffix]
+    if form.columns:
+        names, lines = list(form.columns), 1
+    else:
+        first = file.read(min(size, 2**20))
+        line, _, rest = first.partition(b"\n")
+        text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r")
+        names = next(csv.reader([text], delimiter=separator), [])
+        lines = 1 if rest.strip() or len(first) < size else 0
+    wanted = _places(path, names, form, flags, separator)
+    return Source(
+        number,
+        log,
+        path,
+        size,
+        separator,
+        len(names),
+        wanted,
+        (None, None),
+        header=not form.columns,
+        rows=lines > 0,
+    )
+
+
+def _places(
+    path: str, names: list[str], form: Format, flags: dict[str, str], separator: str
+) -> tuple[int, ...]:
+    for column in form.wanted:
+        if column not in names:
+            shown = ", ".join(repr(name[:60]) for name in names[:30])
+            hint = (
+                f" (read with separator {separator!r}, see --separator)"
+                if separator and len(names) == 1
+                else ""
+            )
+            chosen = f"; choose another with {flags[column]}" if column in flags else ""
+            raise InputError(f"{path}: no column {column!r}; it has {shown}{hint}{chosen}")
+    return tuple(names.index(column) for column in form.wanted)
+
+
+def pieces(sources: Sequence[Source], read_bytes: int = READ_BYTES) -> list[list[Piece]]:
+    """What each task reads: every row of every file in exactly one piece, about `read_bytes` a task."""
+    reads: list[list[Piece]] = []
+    room = 0
+    for source in sources:
+        units = source.row_groups if not source.separator else (source.size,)
+        count = len(source.row_groups) if not source.separator else source.size
+        cuts = max(1, -(-source.size // read_bytes))
+        edges = [count * i // cuts for i in range(cuts + 1)] if sum(units) else []
+        for start, end in zip(edges[:-1], edges[1:], strict=True):
+            if start == end:
+                continue
+            size = source.size // cuts
+            if not reads or size > room:
+                reads.append([])
+                room = read_bytes
+            reads[-1].append(Piece(source, start, end))
+            room -= size
+    return reads
+
+
+def carried_types(sources: Sequence[Source]) -> list[pa.DataType]:
+    """Type in which session and item ids are read: that of the Parquet files where all agree, else text."""
+    types: list[pa.DataType] = []
+    for place in (0, 1):
+        found = {source.id_types[place] for source in sources}
+        integers = {kind for kind in found if kind is not None and pa.types.is_integer(kind)}
+        if integers != found:
+            types.append(pa.string())
+        else:
+            types.append(found.pop() if len(found) == 1 else pa.int64())  # type: ignore[arg-type]
+    return types
+
+
+def may_be_integers(sources: Sequence[Source]) -> list[bool]:
+    """Whether session and item ids, read as text, become integers if all of them are: not where Parquet has text."""
+    return [
+        any(source.id_types[place] is None for source in sources)
+        and not any(source.id_types[place] == pa.string() for source in sources)
+        for place in (0, 1)
+    ]

@@ -1,0 +1,94 @@
+"""Click times in any written form → milliseconds since 1970 UTC."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+LATEST = 253_402_300_799_999  # the end of the year 9999
+_INTEGER = r"^[+-]?[0-9]{1,18}$"
+_DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+
+def milliseconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ms [rows] int64, readable [rows] bool) of a time column.
+
+    `column` holds numbers in `unit` (s, ms, us, ns) since 1970 UTC, ISO-8601 text, both as text or bytes, or Arrow
+    timestamps or dates; a time without a zone is UTC. Rounded to the nearest ms. Not readable: missing, neither a
+    number nor a date, before 1970 or after the year 9999; its ms is 0.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        ms, ok = _rounded(column.cast(pa.int64()), kind.unit)
+    elif pa.types.is_date(kind):
+        ms, ok = _rounded(column.cast(pa.timestamp("ms")).cast(pa.int64()), "ms")
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        ms, ok = _rounded(column, unit)
+    else:
+        ms, ok = _from_text(column, unit)
+    ok &= (ms >= 0) & (ms <= LATEST)
+    return np.where(ok, ms, 0), ok
+
+
+def _rounded(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers in `unit` → ms, half up. Integers stay integers: a float cannot hold every ns."""
+    ok = column.is_valid().to_numpy(zero_copy_only=False)
+    values = column.fill_null(0).to_numpy(zero_copy_only=False)
+    per_second = UNITS_PER_SECOND[unit]
+    if values.dtype.kind == "f":
+        # Rounded, not floor(x + 0.5): the sum would itself be rounded for large x.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.rint(values.astype(np.float64) * (1_000 / per_second))
+        ok = ok & np.isfinite(scaled) & (np.abs(scaled) <= LATEST)
+        return np.where(ok, scaled, 0).astype(np.int64), ok
+    if values.dtype.kind == "u":
+        ok = ok & (values <= np.iinfo(np.int64).max)
+        values = np.where(ok, values, 0)
+    values = values.astype(np.int64)
+    if per_second > 1_000:
+        step = per_second // 1_000
+        return values // step + (values % step >= step - step // 2), ok
+    ok = ok & (np.abs(values) <= LATEST)  # what is beyond would overflow
+    return np.where(ok, values, 0) * (1_000 // per_second), ok
+
+
+def _from_text(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    text = pc.ascii_trim_whitespace(_ascii(column).fill_null(""))
+    ms, ok = np.zeros(len(text), np.int64), np.zeros(len(text), bool)
+    left = np.ones(len(text), bool)
+    for pattern, kind in ((_INTEGER, pa.int64()), (_DECIMAL, pa.float64())):
+        if not left.any():
+            break
+        numbers = left & pc.match_substring_regex(text, pattern).to_numpy(zero_copy_only=False)
+        if numbers.any():
+            unsigned = pc.replace_substring_regex(text.filter(pa.array(numbers)), r"^\+", "")
+            ms[numbers], ok[numbers] = _rounded(unsigned.cast(kind), unit)
+        left &= ~numbers
+    # A date has a dash after its year; the parser alone would take a bare year or a word such as "now" for one.
+    dates = left & pc.match_substring_regex(text, r"^[0-9]{4}-[0-9]").to_numpy(zero_copy_only=False)
+    if dates.any():
+        ms[dates], ok[dates] = _from_dates(text.filter(pa.array(dates)))
+    return ms, ok
+
+
+def _from_dates(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with_zone = pc.ends_with(text, "Z")
+        if pc.all(with_zone).as_py():
+            parsed = text.cast(pa.timestamp("ms", "UTC"))  # the fast path; refuses more digits than ms
+            return parsed.cast(pa.int64()).to_numpy(), np.ones(len(text), bool)
+    except pa.ArrowInvalid:
+        pass
+    parsed = pd.to_datetime(pd.Series(text.to_pylist()), format="ISO8601", utc=True, errors="coerce")
+    return _rounded(pa.array(parsed, type=pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()), "us")
+
+
+def _ascii(column: pa.Array) -> pa.Array:
+    """Text of a binary or text column; what is not ASCII becomes "" (it is no time)."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([v.decode() if v is not None and v.isascii() else "" for v in column.to_pylist()])
