@@ -1,0 +1,160 @@
+"""The model folder: weights, settings and the item ids that give the indices their meaning.
+
+    FOLDER/model.safetensors   the weights by name
+    FOLDER/config.json         format version, hyperparameters, and what else the writer wants known
+    FOLDER/items.parquet       item_id (the log's own type), item_index int32 0…n−1, support int64
+
+Reading it executes no code from it. Equal models give equal bytes.
+"""
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors
+import safetensors.torch
+from pyarrow import fs
+
+from gru4rec import storage
+from gru4rec.config import Hyperparameters
+from gru4rec.errors import InputError
+from gru4rec.model.network import GRU4Rec
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+ITEMS = "items.parquet"
+COLUMNS = ["item_id", "item_index", "support"]
+FORMAT = "gru4rec model"
+FORMAT_VERSION = 1
+
+
+class LoadedModel(NamedTuple):
+    """A model with its catalogue."""
+
+    model: GRU4Rec
+    items: pa.Table  # item_id, item_index int32, support int64, in order of the index
+    config: dict[str, Any]
+
+
+def save(model: GRU4Rec, items: pa.Table, folder: str, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the model folder; a local `folder` changes from old to new as a whole.
+
+    `items` has item_id, item_index 0…n−1 and support. `extra` joins config.json. On an object store
+    config.json is written last: a folder without it is not a model. Raises InputError where `folder` holds
+    something else.
+    """
+    reason = _not_ours(folder)
+    if reason:
+        raise InputError(f"{folder}: {reason}; name a new folder for the model")
+    if len(items) != model.item_count:
+        raise ValueError(f"{len(items)} items for a model of {model.item_count}")
+    config = {
+        **(extra or {}),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "items": model.item_count,
+        "hyperparameters": dataclasses.asdict(model.hyperparameters),
+    }
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.tensors().items()}
+    contents = {
+        WEIGHTS: safetensors.torch.save(weights),
+        ITEMS: _parquet(items.select(COLUMNS)),
+        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
+    }
+    target = storage.absolute(folder)
+    local = storage.is_local(target)
+    written = f"{target}.{uuid.uuid4().hex}.tmp" if local else target
+    try:
+        storage.make_folder(written)
+        for name, content in contents.items():
+            storage.write_bytes(storage.join(written, name), content)
+        if local:
+            storage.publish(written, target, CONFIG)
+    finally:
+        if local:
+            storage.remove_folder(written)
+
+
+def _not_ours(folder: str) -> str:
+    """Why `folder` must not be replaced; empty where it may be."""
+    filesystem, inner = storage.locate(folder)
+    info = filesystem.get_file_info(inner)
+    if info.type == fs.FileType.File:
+        return "is a file"
+    others = set(storage.list_files(folder)) - {WEIGHTS, CONFIG, ITEMS}
+    return f"holds other files ({min(others)})" if others else ""
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(None), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def load(folder: str) -> LoadedModel:
+    """The model in `folder`. Raises InputError naming the file that is missing, damaged or does not fit."""
+    if not storage.exists(folder):
+        raise InputError(f"{folder}: no such model folder")
+    return LoadedModel(*_checked(folder))
+
+
+def _checked(folder: str) -> tuple[GRU4Rec, pa.Table, dict[str, Any]]:
+    config = _read_config(folder)
+    hyperparameters = _hyperparameters(config["hyperparameters"], storage.join(folder, CONFIG))
+    path = storage.join(folder, WEIGHTS)
+    try:
+        model = GRU4Rec.from_tensors(hyperparameters, safetensors.torch.load(_read(folder, WEIGHTS)))
+    except (safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not the weights of this model: {error}") from error
+    path = storage.join(folder, ITEMS)
+    try:
+        items = pq.read_table(pa.BufferReader(_read(folder, ITEMS)))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    missing = [name for name in COLUMNS if name not in items.column_names]
+    if missing:
+        raise InputError(f"{path}: has no column {missing[0]}; it has {' '.join(items.column_names)}")
+    items = items.select(COLUMNS).sort_by("item_index")
+    if not np.array_equal(items["item_index"].to_numpy(), np.arange(model.item_count)):
+        raise InputError(f"{path}: does not number the {model.item_count} items of {WEIGHTS} from 0 on")
+    return model, items, config
+
+
+def _hyperparameters(given: dict[str, Any], path: str) -> Hyperparameters:
+    unknown = set(given) - {field.name for field in dataclasses.fields(Hyperparameters)}
+    if unknown:
+        raise InputError(f"{path}: unknown hyperparameter {min(unknown)}; use the release that wrote it")
+    return Hyperparameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})  # type: ignore[arg-type]
+
+
+def _read_config(folder: str) -> dict[str, Any]:
+    path = storage.join(folder, CONFIG)
+    try:
+        config = json.loads(_read(folder, CONFIG))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise InputError(f"{path}: does not describe a {FORMAT}")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {config.get('format_version')} is not {FORMAT_VERSION}; "
+            "use the release that wrote it"
+        )
+    if not isinstance(config.get("hyperparameters"), dict):
+        raise InputError(f"{path}: has no hyperparameters")
+    return config
+
+
+def _read(folder: str, name: str) -> bytes:
+    path = storage.join(folder, name)
+    try:
+        return storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing; {folder} is not a whole model folder") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error

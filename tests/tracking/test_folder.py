@@ -1,0 +1,152 @@
+"""The model folder: what is saved comes back; what is damaged is named."""
+
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gru4rec.config import Hyperparameters
+from gru4rec.errors import InputError
+from gru4rec.model.network import initialise
+from gru4rec.tracking import folder
+
+MODEL = initialise(Hyperparameters(layers=(6, 4), learning_rate=0.1), 5)
+ITEMS = pa.table(
+    {
+        "item_id": ["a", "b", "c", "d", "e"],
+        "item_index": pa.array(range(5), pa.int32()),
+        "support": [5, 4, 3, 2, 1],
+    }
+)
+
+
+def save(path, items=ITEMS, **extra):
+    folder.save(MODEL, items, str(path), extra)
+    return path
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    loaded = folder.load(str(save(tmp_path / "m", fingerprint="abc")))
+    assert loaded.model.hyperparameters == MODEL.hyperparameters
+    for name, weight in MODEL.tensors().items():
+        assert torch.equal(loaded.model.tensors()[name], weight)
+    assert loaded.items.equals(ITEMS)
+    assert loaded.config["fingerprint"] == "abc"
+
+
+@pytest.mark.parametrize("type", [pa.int64(), pa.int32(), pa.string()])
+def test_the_ids_keep_their_type(tmp_path, type):
+    items = ITEMS.set_column(0, "item_id", pa.array([5, 6, 7, 8, 9]).cast(type))
+    assert folder.load(str(save(tmp_path / "m", items))).items.schema.field("item_id").type == type
+
+
+def test_equal_models_give_equal_bytes(tmp_path):
+    first, second = save(tmp_path / "1"), save(tmp_path / "2")
+    for name in (folder.WEIGHTS, folder.CONFIG, folder.ITEMS):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(tmp_path):
+    save(tmp_path / "m", fingerprint="old")
+    save(tmp_path / "m", fingerprint="new")
+    assert folder.load(str(tmp_path / "m")).config["fingerprint"] == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_failed_save_leaves_the_earlier_model(tmp_path, monkeypatch):
+    save(tmp_path / "m", fingerprint="old")
+    written = folder.storage.write_bytes
+
+    def full(path, content):
+        if path.endswith(folder.CONFIG):
+            raise OSError(28, "No space left on device")
+        written(path, content)
+
+    monkeypatch.setattr(folder.storage, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path / "m", fingerprint="new")
+    assert folder.load(str(tmp_path / "m")).config["fingerprint"] == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("irreplaceable")
+    with pytest.raises(InputError, match=r"holds other files \(thesis.txt\)"):
+        save(tmp_path)
+
+
+def test_the_items_must_be_as_many_as_the_model_has(tmp_path):
+    with pytest.raises(ValueError, match="4 items for a model of 5"):
+        save(tmp_path / "m", ITEMS.slice(1))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such model folder"):
+        folder.load(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("name", [folder.WEIGHTS, folder.CONFIG, folder.ITEMS])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage"])
+def test_a_damaged_file_is_named(tmp_path, name, damage):
+    path = save(tmp_path / "m") / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"\x80" * 300}[damage]
+        )
+    with pytest.raises(InputError, match=name):
+        folder.load(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "format version 99"),
+        ({"format": "other"}, "does not describe"),
+        ({"hyperparameters": None}, "no hyperparameters"),
+        ({"hyperparameters": {"colour": 1}}, "unknown hyperparameter colour"),
+        ({"hyperparameters": {"layers": [7]}}, "not the weights of this model"),
+        ({"hyperparameters": {"layers": "many"}}, "not the weights of this model"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(tmp_path, change, message):
+    path = save(tmp_path / "m") / folder.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match=message):
+        folder.load(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (ITEMS.slice(1), "does not number the 5 items"),
+        (ITEMS.drop_columns("support"), "no column support"),
+        (ITEMS.set_column(1, "item_index", pa.array([0, 1, 2, 3, 3])), "does not number"),
+    ],
+)
+def test_items_that_do_not_fit_are_refused(tmp_path, items, message):
+    pq.write_table(items, save(tmp_path / "m") / folder.ITEMS)
+    with pytest.raises(InputError, match=message):
+        folder.load(str(tmp_path / "m"))
+
+
+def test_rows_in_another_order_are_put_in_order(tmp_path):
+    pq.write_table(ITEMS.take([4, 2, 0, 1, 3]), save(tmp_path / "m") / folder.ITEMS)
+    assert folder.load(str(tmp_path / "m")).items.equals(ITEMS)
+
+
+def test_loading_does_not_unpickle(tmp_path, monkeypatch):
+    monkeypatch.setattr("pickle.load", lambda *_: pytest.fail("unpickled"))
+    monkeypatch.setattr("pickle.loads", lambda *_: pytest.fail("unpickled"))
+    folder.load(str(save(tmp_path / "m")))
+
+
+def test_another_seed_is_another_model(tmp_path):
+    other = initialise(replace(MODEL.hyperparameters, seed=1), 5)
+    folder.save(other, ITEMS, str(tmp_path / "m"))
+    assert not torch.equal(folder.load(str(tmp_path / "m")).model.item_table, MODEL.item_table)
