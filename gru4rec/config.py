@@ -194,5 +194,8 @@ class Score(Tracking, Common):
     out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json.")
     top_k: int = setting(20, "Recommendations a session.", ge=1)
     exclude_seen: bool = setting(False, "Do not recommend what the session has already clicked.")
-    actors: int = setting(0, "Scoring actors; 0: one for each CPU but one, at least one.", ge=0)
+    actors: int = setting(
+        0, "Scoring actors; 0: as many as the CPUs (with --gpus-per-actor: the GPUs) allow.", ge=0
+    )
+    threads: int = setting(1, "CPU threads of an actor.", ge=1)
     gpus_per_actor: float = setting(0.0, "GPUs (also fractions) of an actor.", ge=0)

@@ -1,0 +1,25 @@
+"""What a scoring run did, for people: a short table on stderr."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(result: Mapping[str, Any], model: str) -> None:
+    """Print the result of a scoring run to stderr."""
+    sessions = result["sessions_out"]
+    share = f" ({result['fallback'] / sessions:.1%})" if sessions else ""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("model", model),
+        ("sessions", f"{sessions:,} ({result['distinct_sessions']:,} distinct ids)"),
+        ("list length", str(result["list_length"])),
+        ("popularity fallback", f"{result['fallback']:,}{share}"),
+        ("unknown clicks", f"{result['unknown_clicks']:,}"),
+        ("speed", f"{result['sessions_per_second']:,.0f} sessions/s"),
+        ("written to", f"{result['out']} ({result['files']} files)"),
+    ):
+        table.add_row(name, value)
+    Console(stderr=True, soft_wrap=True).print(table)
