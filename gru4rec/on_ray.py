@@ -19,12 +19,16 @@ def connected(verbose: bool = False) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    environment = worker_environment(verbose)
+    if not address:
+        # Workers here inherit it. A runtime environment would cost the workers that Ray starts ahead.
+        os.environ.update(environment)
     ray.init(
         address=address or "local",
         include_dashboard=None if address else False,
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
-        runtime_env={"env_vars": worker_environment(verbose)},
+        runtime_env={"env_vars": environment} if address else None,
     )
     if not verbose:
         quiet_data()

@@ -1,4 +1,4 @@
-"""Paths that `pyarrow.fs` opens: local, `s3://`, `gs://`; and writing a file so that it is whole or absent."""
+"""Paths that `pyarrow.fs` opens: local, `s3://`, `gs://`; and writing files that are whole or absent."""
 
 import json
 import os
@@ -45,8 +45,9 @@ def is_local(path: str) -> bool:
 def publish(staging: str, out: str, last: str) -> None:
     """Make `staging`, a folder beside `out`, become `out`; what `out` held before is gone afterwards.
 
-    Local: two renames, so that a reader sees the old folder or the new one. Object stores cannot rename a folder:
-    there, its files are copied one by one, and the file `last`, by which readers know a whole folder, after all others.
+    Local: two renames, so that a reader sees the old folder or the new one. Object stores cannot rename a
+    folder: there, its files are copied one by one, and the file `last`, by which readers know a whole
+    folder, after all others.
     """
     filesystem, source = locate(staging)
     _, target = locate(out)
@@ -78,7 +79,9 @@ def is_empty(folder: str) -> bool:
 
 
 def shown(path: str) -> str:
-    """`path` as it may be printed and stored: without the credentials of a URI such as s3://key:secret@bucket."""
+    """`path` as it may be printed and stored: without the credentials of a URI such as
+    s3://key:secret@bucket.
+    """
     scheme, mark, rest = path.partition("://")
     if not mark:
         return path

@@ -1,19 +1,22 @@
 """Clicks → clean sessions, as pure functions on Arrow tables; each works on a whole partition at once.
 
-Sessions are a table of one row a session: `log` int8 (0: --clicks, 1: --test-clicks), `session` (id), `position`
-int64 (of its first row in the log), `items` list<id>, `times` list<int64> (ms), clicks in order of (time, file, row).
+Sessions are a table of one row a session: `log` int8 (0: --clicks, 1: --test-clicks), `session` (id),
+`position` int64 (of its first row in the log), `items` list<id>, `times` list<int64> (ms), clicks in order
+of (time, file, row).
 
 What is taken away, in this order:
 
 1. Sessions with fewer than `min_length` or more than `max_length` clicks, in every log.
 2. The split: by the end of a session, see `Rules`. Each session belongs to one split as a whole.
-3. Training clicks on items with fewer than `min_item_support` training clicks. Only training clicks count, since an
-   item that is known from the test split alone could not have been learnt. With a support of 1 nothing is removed.
-4. Training sessions that now have fewer than `min_length` clicks. Once: supports are not counted again afterwards, so
-   that an item can end up with less support than asked for, as in the published preparation of the RSC15 log.
+3. Training clicks on items with fewer than `min_item_support` training clicks. Only training clicks count,
+   since an item that is known from the test split alone could not have been learnt. With a support of 1
+   nothing is removed.
+4. Training sessions that now have fewer than `min_length` clicks. Once: supports are not counted again
+   afterwards, so that an item can end up with less support than asked for, as in the published preparation
+   of the RSC15 log.
 5. Validation and test clicks on items that the training split, after step 4, does not have.
-6. Validation and test sessions that now have fewer than `min_length` clicks, and never fewer than 2: a single click
-   leaves nothing to predict.
+6. Validation and test sessions that now have fewer than `min_length` clicks, and never fewer than 2: a
+   single click leaves nothing to predict.
 """
 
 from dataclasses import dataclass
@@ -44,7 +47,8 @@ class Rules:
 def sessionise(clicks: pa.Table) -> pa.Table:
     """Put clicks together to sessions; all clicks of a session must be in `clicks`.
 
-    `clicks`: log, session, item, time, position in any order. Returns one row a session, in order of `position`.
+    `clicks`: log, session, item, time, position in any order. Returns one row a session, in order of
+    `position`.
     """
     clicks = clicks.combine_chunks()
     log = _numpy(clicks["log"])
@@ -80,7 +84,9 @@ def lengths(sessions: pa.Table) -> np.ndarray:
 
 
 def starts_and_ends(sessions: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Time of the first and the last click of each session, ms, [sessions] int64 each. No session may be empty."""
+    """Time of the first and the last click of each session, ms, [sessions] int64 each. No session may be
+    empty.
+    """
     bounds = _offsets(sessions)
     times = _values(sessions["times"]).to_numpy(zero_copy_only=False)
     return times[bounds[:-1]], times[bounds[1:] - 1]
@@ -152,8 +158,8 @@ def support(sessions: pa.Table) -> pa.Table:
 def first_clicks(sessions: pa.Table) -> pa.Table:
     """Where each item of the training sessions is clicked first, when these are walked in order.
 
-    Returns item, support int64, start int64 and position int64 (of the session), place int64 (in the session), in
-    order of (start, position, place).
+    Returns item, support int64, start int64 and position int64 (of the session), place int64 (in the
+    session), in order of (start, position, place).
     """
     train = filtered(sessions, _numpy(sessions["split"]) == TRAIN)
     start, _ = starts_and_ends(train)
@@ -162,7 +168,8 @@ def first_clicks(sessions: pa.Table) -> pa.Table:
     counts = lengths(train)
     items = _values(train["items"]).dictionary_encode()
     codes = items.indices.to_numpy(zero_copy_only=False)
-    # The dictionary is in order of first appearance, so that the first click of each code is where it is largest.
+    # The dictionary is in order of first appearance, so that the first click of each code is where it is
+    # largest.
     first = np.full(len(items.dictionary), len(codes), np.int64)
     np.minimum.at(first, codes, np.arange(len(codes)))
     session = np.repeat(np.arange(len(counts)), counts)[first] if len(codes) else first
@@ -188,7 +195,9 @@ def merged_support(parts: list[pa.Table]) -> pa.Table:
 
 
 def merged_first_clicks(parts: list[pa.Table]) -> pa.Table:
-    """The first clicks over all parts, supports added up; again in order, so that the row is the item's index."""
+    """The first clicks over all parts, supports added up; again in order, so that the row is the item's
+    index.
+    """
     every = pa.concat_tables(parts)
     columns = [every[name].to_numpy() for name in ("place", "position", "start")]
     every = every.take(pa.array(np.lexsort(columns)))
@@ -204,7 +213,7 @@ def filtered(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
 
 
 def keep_clicks(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
-    """Only the clicks for which `keep` ([clicks] bool) is true; sessions can become empty, none is removed."""
+    """Only the clicks for which `keep` ([clicks] bool) is true; sessions can become empty, none goes."""
     before = np.concatenate([[0], np.cumsum(keep)])
     offsets = before[_offsets(sessions)]
     mask = pa.array(keep)

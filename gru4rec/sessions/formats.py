@@ -13,7 +13,7 @@ Clock = Callable[[list[pa.Array], str], tuple[np.ndarray, np.ndarray]]
 
 
 def one_column(columns: list[pa.Array], unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """The time of a click from its one time column: (ms since 1970 UTC [rows] int64, readable [rows] bool)."""
+    """The time of a click from its one time column: (ms [rows] int64, readable [rows] bool)."""
     return times.milliseconds(columns[0], unit)
 
 

@@ -1,4 +1,6 @@
-"""How sessions are laid out in files and logical shards: pure functions of counts, so that nothing else matters."""
+"""How sessions are laid out in files and logical shards: pure functions of counts, so that nothing else
+matters.
+"""
 
 import numpy as np
 
@@ -19,8 +21,8 @@ def bin_of(start: np.ndarray, earliest: int, latest: int) -> np.ndarray:
 def edges(clicks: np.ndarray, files: int) -> np.ndarray:
     """Bins at which a new file begins, near-equal in clicks; ascending, at most `files` − 1 of them.
 
-    `clicks` [BINS] counts the clicks of the sessions that start in each bin. A bin is never cut, so that sessions
-    with one start stay together and the files are in order of start.
+    `clicks` [BINS] counts the clicks of the sessions that start in each bin. A bin is never cut, so that
+    sessions with one start stay together and the files are in order of start.
     """
     before = np.cumsum(clicks)
     wanted = before[-1] * np.arange(1, files) // files
@@ -55,8 +57,9 @@ def allot(clicks: np.ndarray, shards: int) -> np.ndarray:
 def shard_of(lengths: np.ndarray, shards: int) -> np.ndarray:
     """Shard of each session, from their lengths in order; [sessions] int64, ascending from 0 without a gap.
 
-    A session goes where its middle click falls when the clicks are cut into `shards` equal parts, so that a shard
-    differs from an equal part by no more than the longest session. Fewer shards where a part is left without one.
+    A session goes where its middle click falls when the clicks are cut into `shards` equal parts, so that a
+    shard differs from an equal part by no more than the longest session. Fewer shards where a part is left
+    without one.
     """
     total = int(lengths.sum())
     if not total:

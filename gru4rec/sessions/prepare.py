@@ -1,9 +1,10 @@
 """Click logs → the prepared folder, on Ray Data.
 
-Files are read in pieces by tasks, clicks are hashed by session into partitions, and each partition is put together in
-one vectorised pass. What later steps need to know of all partitions (the last time, supports, first clicks) comes to
-the driver as one small table a partition; it never holds sessions or clicks. At the end sessions are brought together
-by file, and each file is written by one task. A log that fits into one partition is never shuffled.
+Files are read in pieces by tasks, clicks are hashed by session into partitions, and each partition is put
+together in one vectorised pass. What later steps need to know of all partitions (the last time, supports,
+first clicks) comes to the driver as one small table a partition; it never holds sessions or clicks. At the
+end sessions are brought together by file, and each file is written by one task. A log that fits into one
+partition is never shuffled.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from gru4rec import config, storage
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions import clean, formats, layout, report, sources, write
 from gru4rec.sessions import read as reading
-from gru4rec.sessions.clean import NEVER, TEST, TRAIN, VALID, Rules
+from gru4rec.sessions.clean import NEVER, TRAIN, Rules
 from gru4rec.sessions.prepared import ITEMS, SPLITS, SUMMARY
 
 DAY = 86_400_000  # ms
@@ -36,9 +37,9 @@ Entry = dict[str, Any]
 def prepare(settings: config.Prepare) -> Entry:
     """Make the prepared folder `settings.out` from click logs and return the counts.
 
-    Connects to Ray where there is no connection yet. An earlier prepared folder of that name is replaced once the new
-    one is whole. Raises InputError for a log that cannot be read or of which nothing is left, and for a folder `out`
-    that holds something else.
+    Connects to Ray where there is no connection yet. An earlier prepared folder of that name is replaced
+    once the new one is whole. Raises InputError for a log that cannot be read or of which nothing is left,
+    and for a folder `out` that holds something else.
     """
     form = formats.chosen(settings)
     _check_out(settings.out)
@@ -111,7 +112,8 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
     if settings.strict and notes["first"]:
         first = notes["first"]
         raise InputError(
-            f"{first['file']}: row {first['row']} cannot be read: {first['reason']} (--strict); its text is {first['text']!r}"
+            f"{first['file']}: row {first['row']} cannot be read: {first['reason']} (--strict); "
+            f"its text is {first['text']!r}"
         )
     rules = Rules(settings.min_session_length, settings.max_session_length, *sources.carried_types(files))
     rules, steps, window = _lengths_and_split(sessions, rules, settings, files, notes)
@@ -149,7 +151,7 @@ def _shown(value: Any) -> Any:
     return storage.shown(value) if isinstance(value, str) else value
 
 
-# Reading ------------------------------------------------------------------------------------------------------------
+# --- Reading ---
 
 
 def _sessions(
@@ -165,10 +167,15 @@ def _sessions(
     types = sources.carried_types(files)
     task = functools.partial(_read, reads=reads, form=form, types=types, staging=staging)
     clicks = ray.data.from_items([{"read": i} for i in range(len(reads))], override_num_blocks=len(reads))
-    clicks = clicks.map_batches(task, batch_size=None, batch_format="pyarrow")
-    clicks = clicks.repartition(count, keys=["session"]) if count > 1 else clicks.repartition(1)
-    # One block is one partition: keyed repartitioning does not cut its blocks, and batch_size=None keeps them whole.
-    sessions = clicks.map_batches(clean.sessionise, batch_size=None, batch_format="pyarrow").materialize()
+    whole = {"batch_size": None, "batch_format": "pyarrow"}  # a batch is a block, as it is
+    if count == 1 and len(reads) == 1:
+        sessions = clicks.map_batches(lambda batch: clean.sessionise(task(batch)), **whole)
+    else:
+        clicks = clicks.map_batches(task, **whole)
+        # One block is one partition: repartitioning by keys does not cut its blocks.
+        clicks = clicks.repartition(count, keys=["session"]) if count > 1 else clicks.repartition(1)
+        sessions = clicks.map_batches(clean.sessionise, **whole)
+    sessions = sessions.materialize()
     return sessions, _notes(files, reads, staging)
 
 
@@ -179,7 +186,9 @@ def _read(
     types: list[pa.DataType],
     staging: str,
 ) -> pa.Table:
-    """Task: the clicks of some reads. Rejected rows and counts are left in `staging`, under the read's number."""
+    """Task: the clicks of some reads. Rejected rows and counts are left in `staging`, under the read's
+    number.
+    """
     clicks = [reading.schema(types).empty_table()]
     for number in batch["read"].to_pylist():
         rejected, notes = [], []
@@ -206,7 +215,8 @@ def _read(
 def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], staging: str) -> Entry:
     """What the reading tasks noted, added up; gives rejected rows their number in the file.
 
-    A task knows a row's number only from the start of its piece. Raises InputError for a file that cannot be read.
+    A task knows a row's number only from the start of its piece. Raises InputError for a file that cannot
+    be read.
     """
     folder = storage.join(staging, "rejected")
     logs = [
@@ -247,7 +257,7 @@ def _renumber(path: str, before: np.ndarray) -> None:
     _write_parquet(table.set_column(table.schema.get_field_index("row"), "row", rows), path)
 
 
-# Cleaning -----------------------------------------------------------------------------------------------------------
+# --- Cleaning ---
 
 
 def _each(sessions: Any, task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
@@ -282,7 +292,9 @@ def _lengths(sessions: pa.Table, rules: Rules, may_be_integers: list[bool]) -> p
 
 
 def are_integers(ids: pa.ChunkedArray) -> bool:
-    """Whether ids in text are all integers that come back as the same text: no leading zero, no plus, 64 bits."""
+    """Whether ids in text are all integers that come back as the same text: no leading zero, no plus, 64
+    bits.
+    """
     if not pc.all(pc.match_substring_regex(ids, r"^(0|-?[1-9][0-9]{0,18})$")).as_py():
         return False
     try:
@@ -309,8 +321,9 @@ def _lengths_and_split(
         rows = sum(log["rows_in"] for log in notes["logs"])
         bad = sum(log["rejected"] for log in notes["logs"])
         raise InputError(
-            f"no session is left: of {rows} rows {bad} could not be read{rejected}; {total['short_sessions']} sessions "
-            f"were shorter than --min-session-length {settings.min_session_length}, {total['long_sessions']} were too long"
+            f"no session is left: of {rows} rows {bad} could not be read{rejected}; "
+            f"{total['short_sessions']} sessions were shorter than --min-session-length {settings.min_session_length}, "
+            f"{total['long_sessions']} longer than --max-session-length"
         )
     for place, name in enumerate(("session", "item")):
         if may[place] and pc.all(found[f"{name}_integers"]).as_py():
@@ -336,7 +349,9 @@ def _support(sessions: pa.Table, rules: Rules) -> pa.Table:
 
 
 def _firsts(sessions: pa.Table, rules: Rules, window: tuple[int, int]) -> pa.Table:
-    """Task: one row with the first clicks, clicks by bin of start, and counts, in the training split and the others."""
+    """Task: one row with the first clicks, clicks by bin of start, and counts, in the training split and
+    the others.
+    """
     before = clean.kept(sessions, rules)
     after = clean.supported(before, rules)
     split, lengths = after["split"].to_numpy(), clean.lengths(after)
@@ -387,20 +402,20 @@ def _first_clicks(
             rare += found["rare"][row].as_py()
             train_before += found["train_before"][row].as_py()
             train_sessions_before += found["train_sessions_before"][row].as_py()
-    bins = bins.reshape(len(SPLITS), layout.BINS)
-    clicks = bins.sum(axis=1)
+    by_split = bins.reshape(len(SPLITS), layout.BINS)
+    clicks = by_split.sum(axis=1)
     steps.append(_step("rare items (train)", 0, rare))
     again = train_before - rare - int(clicks[TRAIN])
     steps.append(_step("sessions too short now (train)", int(train_sessions_before - counts[TRAIN]), again))
     if firsts is None or not firsts.num_rows:
         raise InputError(_nothing_to_train(train_sessions_before, settings))
-    return firsts, {"sessions": counts, "clicks": clicks}, bins
+    return firsts, {"sessions": counts, "clicks": clicks}, by_split
 
 
 def _nothing_to_train(sessions: int, settings: config.Prepare) -> str:
     if sessions:
         return (
-            f"no training session is left: no item pair has --min-item-support {settings.min_item_support} "
+            f"no training session is left: too few items have --min-item-support {settings.min_item_support} "
             "training clicks; lower it"
         )
     return (
@@ -409,7 +424,7 @@ def _nothing_to_train(sessions: int, settings: config.Prepare) -> str:
     )
 
 
-# Writing ------------------------------------------------------------------------------------------------------------
+# --- Writing ---
 
 
 def _write_parquet(table: pa.Table, path: str) -> None:
@@ -544,6 +559,3 @@ def _fingerprint(firsts: pa.Table, splits: Entry) -> str:
         for file in splits[name]["files"]:
             found.update(file["digest"].encode())
     return found.hexdigest()
-
-
-_ = (TEST, VALID)

@@ -124,7 +124,9 @@ class Prepared:
         return self.items["support"].to_numpy()
 
     def files(self, split: str) -> list[str]:
-        """Paths of the split's files in the order of their sessions. Raises InputError where one is missing."""
+        """Paths of the split's files in the order of their sessions. Raises InputError where one is
+        missing.
+        """
         folder = storage.join(self.folder, split)
         listed = [entry["name"] for entry in self.summary["splits"][split]["files"]]
         missing = sorted(set(listed) - set(storage.list_files(folder)))
@@ -133,7 +135,7 @@ class Prepared:
         return [storage.join(folder, name) for name in listed]
 
     def shards(self, split: str = "train") -> list[Shard]:
-        """Logical shards of a split, in time order. Raises InputError that names a missing or corrupt file."""
+        """Logical shards of a split, in time order. Raises InputError that names a bad file."""
         found = []
         for path in self.files(split):
             filesystem, inner = storage.locate(path)

@@ -13,7 +13,9 @@ from gru4rec.sessions.formats import Format
 from gru4rec.sessions.sources import Piece, Source
 
 ROW_BITS = 40
-"""A click's `position` is its file's number shifted by this, plus its place in the file: the order (file, row)."""
+"""A click's `position` is its file's number shifted by this, plus its place in the file: the order (file,
+row).
+"""
 
 SHOWN = 200
 """Characters of a rejected row that are kept."""

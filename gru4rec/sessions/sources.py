@@ -2,6 +2,7 @@
 
 import csv
 import fnmatch
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t"}
 PARQUET = (".parquet", ".pq")
 PACKED = (".gz", ".bz2", ".zip", ".zst", ".xz", ".7z")
 READ_BYTES = 64 * 2**20
-"""What one task reads, about: small enough to keep a few of them in a worker's memory as text, columns and rows."""
+"""What one task reads, about: small enough to keep a few of them in a worker's memory as text, columns and
+rows.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Piece(NamedTuple):
 def paths_of(given: Sequence[str], flag: str) -> list[str]:
     """The files that paths, folders and globs stand for, each once, sorted by name.
 
-    Folders are searched to the bottom for files with a known suffix, leaving out names that start with `.` or `_`.
-    Raises InputError where one of `given` stands for nothing.
+    Folders are searched to the bottom for files with a known suffix, leaving out names that start with `.`
+    or `_`. Raises InputError where one of `given` stands for nothing.
     """
     found: list[str] = []
     for path in given:
@@ -113,8 +116,8 @@ def _matches(name: str, pattern: str) -> bool:
 def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str]) -> list[Source]:
     """Look into every file of every log: its header or schema, not its rows.
 
-    `flags` names, for a column, the setting that chose it, for the message. Raises InputError for a file that is
-    empty, cannot be read, or lacks a column.
+    `flags` names, for a column, the setting that chose it, for the message. Raises InputError for a file
+    that is empty, cannot be read, or lacks a column.
     """
     named = [(log, path) for log, paths in enumerate(logs) for path in paths]
     with ThreadPoolExecutor(16) as pool:  # object stores answer slowly, and many at a time
@@ -214,7 +217,7 @@ def pieces(sources: Sequence[Source], read_bytes: int = READ_BYTES) -> list[list
         count = len(source.row_groups) if not source.separator else source.size
         cuts = max(1, -(-source.size // read_bytes))
         edges = [count * i // cuts for i in range(cuts + 1)] if sum(units) else []
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in itertools.pairwise(edges):
             if start == end:
                 continue
             size = source.size // cuts
@@ -235,12 +238,14 @@ def carried_types(sources: Sequence[Source]) -> list[pa.DataType]:
         if integers != found:
             types.append(pa.string())
         else:
-            types.append(found.pop() if len(found) == 1 else pa.int64())  # type: ignore[arg-type]
+            types.append(found.pop() if len(found) == 1 else pa.int64())
     return types
 
 
 def may_be_integers(sources: Sequence[Source]) -> list[bool]:
-    """Whether session and item ids, read as text, become integers if all of them are: not where Parquet has text."""
+    """Whether session and item ids, read as text, become integers if all of them are: not where Parquet has
+    text.
+    """
     return [
         any(source.id_types[place] is None for source in sources)
         and not any(source.id_types[place] == pa.string() for source in sources)

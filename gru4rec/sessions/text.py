@@ -24,10 +24,12 @@ class Parsed(NamedTuple):
 
 
 def parse(text: bytes, separator: str, columns: int, wanted: list[int]) -> Parsed:
-    """Split `text` into lines and take the `wanted` columns (places from 0) of those with exactly `columns` columns.
+    """Split `text` into lines and take the `wanted` columns (places from 0) of those with exactly `columns`
+    columns.
 
-    A line with a NUL byte, with a carriage return in its middle or with another number of columns is bad. A blank
-    line is no row. A field may stand in double quotes, with the separator inside; a quoted field ends with its line.
+    A line with a NUL byte, with a carriage return in its middle or with another number of columns is bad. A
+    blank line is no row. A field may stand in double quotes, with the separator inside; a quoted field ends
+    with its line.
     """
     data = np.frombuffer(text, np.uint8)
     spans = _lines(data)
@@ -107,7 +109,9 @@ def _split(text: bytes, separator: str, columns: int, wanted: list[int], rows: i
 def _unquote(
     text: bytes, spans: np.ndarray, lines: np.ndarray, separator: str, columns: int, wanted: list[int]
 ) -> tuple[np.ndarray, list[pa.Array], dict[int, str]]:
-    """One by one, since few logs have quotes: (numbers of the readable lines, their fields, the others' faults)."""
+    """One by one, since few logs have quotes: (numbers of the readable lines, their fields, the others'
+    faults).
+    """
     good: list[int] = []
     values: list[list[bytes]] = [[] for _ in wanted]
     bad: dict[int, str] = {}

@@ -14,9 +14,9 @@ _DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 def milliseconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
     """(ms [rows] int64, readable [rows] bool) of a time column.
 
-    `column` holds numbers in `unit` (s, ms, us, ns) since 1970 UTC, ISO-8601 text, both as text or bytes, or Arrow
-    timestamps or dates; a time without a zone is UTC. Rounded to the nearest ms. Not readable: missing, neither a
-    number nor a date, before 1970 or after the year 9999; its ms is 0.
+    `column` holds numbers in `unit` (s, ms, us, ns) since 1970 UTC, ISO-8601 text, both as text or bytes,
+    or Arrow timestamps or dates; a time without a zone is UTC. Rounded to the nearest ms. Not readable:
+    missing, neither a number nor a date, before 1970 or after the year 9999; its ms is 0.
     """
     kind = column.type
     if pa.types.is_timestamp(kind):
@@ -65,7 +65,8 @@ def _from_text(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
             unsigned = pc.replace_substring_regex(text.filter(pa.array(numbers)), r"^\+", "")
             ms[numbers], ok[numbers] = _rounded(unsigned.cast(kind), unit)
         left &= ~numbers
-    # A date has a dash after its year; the parser alone would take a bare year or a word such as "now" for one.
+    # A date has a dash after its year; the parser alone would take a bare year or a word such as "now" for
+    # one.
     dates = left & pc.match_substring_regex(text, r"^[0-9]{4}-[0-9]").to_numpy(zero_copy_only=False)
     if dates.any():
         ms[dates], ok[dates] = _from_dates(text.filter(pa.array(dates)))

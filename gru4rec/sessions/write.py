@@ -1,6 +1,7 @@
 """Sessions of one file → Parquet with its row groups, and the digest of what it holds."""
 
 import hashlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ def digest(sessions: pa.Table) -> str:
 def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards: int) -> dict[str, Any]:
     """Write one file of a split.
 
-    `sessions`: of this file, without empty ones, item indices, in any order. `shards`: its row groups. Returns the
-    entry of the file for prepare.json, with its digest.
+    `sessions`: of this file, without empty ones, item indices, in any order. `shards`: its row groups.
+    Returns the entry of the file for prepare.json, with its digest.
     """
     table = contract(ordered(sessions))
     lengths = clean.lengths(table)
@@ -64,8 +65,8 @@ def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards:
     name = f"part-{number:05d}.parquet"
     filesystem, inner = storage.locate(storage.join(folder, SPLITS[split], name))
     with filesystem.open_output_stream(inner) as stream, pq.ParquetWriter(stream, table.schema) as writer:
-        for start, end in zip(cuts[:-1], cuts[1:], strict=True):
-            writer.write_table(table.slice(start, end - start), row_group_size=max(1, int(end - start)))
+        for start, end in itertools.pairwise(cuts.tolist()):
+            writer.write_table(table.slice(start, end - start), row_group_size=end - start)
     return {
         "name": name,
         "sessions": len(table),
