@@ -72,10 +72,21 @@ def exists(path: str) -> bool:
     return filesystem.get_file_info(inner).type != fs.FileType.NotFound
 
 
-def is_empty(folder: str) -> bool:
-    """Whether there is nothing in the folder, which is there."""
+def free_for(folder: str, mark: str) -> bool:
+    """Whether a job may write `folder`: absent, empty, or its own earlier result, known by the file `mark`
+    in it.
+    """
     filesystem, inner = locate(folder)
-    return not filesystem.get_file_info(fs.FileSelector(inner))
+    if filesystem.get_file_info(inner).type == fs.FileType.File:
+        return False
+    found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return not found or mark in {info.base_name for info in found}
+
+
+def beside(folder: str, ending: str) -> str:
+    """The neighbour of `folder` that is called the same with `ending` after it."""
+    path, query, options = folder.partition("?") if "://" in folder else (folder, "", "")
+    return path.rstrip("/") + ending + query + options
 
 
 def shown(path: str) -> str:

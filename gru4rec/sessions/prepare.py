@@ -60,7 +60,7 @@ def prepare(settings: config.Prepare) -> Entry:
 
     from gru4rec import on_ray
 
-    staging = storage.absolute(_beside(settings.out, f".{uuid.uuid4().hex[:8]}.staging"))
+    staging = storage.absolute(storage.beside(settings.out, f".{uuid.uuid4().hex[:8]}.staging"))
     try:
         with on_ray.connected(settings.verbose):
             summary = _run(settings, form, files, staging)
@@ -82,22 +82,10 @@ def prepare(settings: config.Prepare) -> Entry:
 
 
 def _check_out(out: str) -> None:
-    filesystem, inner = storage.locate(out)
-    kind = filesystem.get_file_info(inner).type
-    if kind.name == "File":
-        raise InputError(f"--out {storage.shown(out)}: is a file; give a folder")
-    folder_is_free = (
-        not storage.exists(out) or storage.exists(storage.join(out, SUMMARY)) or storage.is_empty(out)
-    )
-    if not folder_is_free:
+    if not storage.free_for(out, SUMMARY):
         raise InputError(
             f"--out {storage.shown(out)}: holds something that prepare did not write; give another folder"
         )
-
-
-def _beside(path: str, ending: str) -> str:
-    path, mark, options = path.partition("?") if "://" in path else (path, "", "")
-    return path.rstrip("/") + ending + mark + options
 
 
 def _say(text: str) -> None:
@@ -322,8 +310,8 @@ def _lengths_and_split(
         bad = sum(log["rejected"] for log in notes["logs"])
         raise InputError(
             f"no session is left: of {rows} rows {bad} could not be read{rejected}; "
-            f"{total['short_sessions']} sessions were shorter than --min-session-length {settings.min_session_length}, "
-            f"{total['long_sessions']} longer than --max-session-length"
+            f"{total['short_sessions']} sessions were shorter than --min-session-length "
+            f"{settings.min_session_length}, {total['long_sessions']} longer than --max-session-length"
         )
     for place, name in enumerate(("session", "item")):
         if may[place] and pc.all(found[f"{name}_integers"]).as_py():
