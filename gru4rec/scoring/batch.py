@@ -1,4 +1,4 @@
-"""The batch job: pieces of sessions through a pool of scoring actors on Ray Data, verified, then published whole.
+"""The batch job: pieces of sessions through a pool of actors on Ray Data, verified, then published whole.
 
 Only the plan of pieces and the counts of each go through the driver. An actor reads its piece, scores it
 and writes one part file; a piece that is scored again after a failure writes the same file again.

@@ -1,4 +1,4 @@
-"""The recommendations folder: its part files, their verification, and manifest.json that makes them one result.
+"""The recommendations folder: its part files, their verification, and the manifest that makes them a result.
 
 OUT/part-00000.parquet …   one row a session, in the order of the input
 OUT/manifest.json          model, input, settings, rows of each file, totals
@@ -46,7 +46,7 @@ def write_part(folder: str, number: int, table: pa.Table) -> str:
 
 
 def verify(folder: str, name: str, longest: int) -> Part:
-    """Read a part file back and check every list; raises GRU4RecError that names file and row where one is wrong.
+    """Read a part file back and check every list; GRU4RecError names the file and row where one is wrong.
 
     Checked: items and scores are equally long, at most `longest`; the items of a list are distinct; scores
     are finite and do not rise.
@@ -120,7 +120,7 @@ def distinct_sessions(folder: str, names: Sequence[str], partition: int = 0, of:
 
 
 def check_out(out: str, sessions: str) -> None:
-    """Raises InputError where `out` holds something that is not a recommendations folder, or the input itself."""
+    """Raises InputError where `out` holds the input, or anything but a recommendations folder."""
     target, source = storage.absolute(out), storage.absolute(sessions)
     if source == target or source.startswith(target.rstrip("/") + "/"):
         raise InputError(f"--out {out}: holds the sessions to score; name another folder")

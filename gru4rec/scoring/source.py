@@ -24,11 +24,11 @@ SMALLEST_PIECE, LARGEST_PIECE, PIECES = 4096, 131_072, 64
 
 
 class Span(NamedTuple):
-    """Rows `first … first + count − 1` of one file."""
+    """Rows `first … first + rows − 1` of one file."""
 
     path: str
     first: int
-    count: int
+    rows: int
 
 
 class Source(NamedTuple):
@@ -89,7 +89,7 @@ def find(path: str, item_ids: pa.DataType) -> Source:
 
 
 def _parquet_files(target: str) -> list[str]:
-    """The file itself, or all Parquet files in the folder and below but for hidden ones, in order of their paths."""
+    """The file itself, or all Parquet files in the folder and below but hidden ones, in order of their paths."""
     filesystem, inner = storage.locate(target)
     if filesystem.get_file_info(inner).type == fs.FileType.File:
         return [target]
@@ -169,19 +169,19 @@ def pieces(source: Source, size: int | None = None) -> list[list[Span]]:
 
 
 def read(spans: Sequence[Span]) -> pa.Table:
-    """session_id and items of the spans, in order. Raises InputError that names a file that cannot be read."""
+    """session_id and items of the spans, in order. Raises InputError naming a file that cannot be read."""
     return pa.concat_tables([_read_span(span) for span in spans], promote_options="permissive")
 
 
 def _read_span(span: Span) -> pa.Table:
     parts, start = [], 0
     for group, rows in enumerate(_group_rows(span.path)):
-        first, end = max(span.first, start), min(span.first + span.count, start + rows)
+        first, end = max(span.first, start), min(span.first + span.rows, start + rows)
         if first < end:
             parts.append(_read_group(span.path, group).slice(first - start, end - first))
         start += rows
     found = pa.concat_tables(parts)
-    if len(found) != span.count:
+    if len(found) != span.rows:
         raise InputError(f"{span.path}: has changed since the job started")
     return found
 

@@ -1,0 +1,187 @@
+"""Models in the MLflow registry: a model folder goes in as a version, a version comes out as a model folder."""
+
+import atexit
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gru4rec
+from gru4rec import storage
+from gru4rec.errors import InputError
+from gru4rec.scoring.recommend import is_text
+from gru4rec.tracking import folder as model_folder
+from gru4rec.tracking import runs
+
+ARTIFACT = "model"
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
+
+
+def register(
+    run_id: str,
+    folder: str,
+    model_name: str,
+    metrics: Mapping[str, float] | None = None,
+    data_fingerprint: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> str:
+    """Log the model folder with the run, attach `metrics` to it, register it, and return the new version.
+
+    `runs.connect` first. Logged is a pyfunc model from code (see pyfunc_model.py) with the folder as its
+    artifact and this package's source beside it; nothing is pickled. With an empty `model_name` the model
+    is logged, not registered, and the result is empty.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
+    loaded = model_folder.load(folder)
+    with tempfile.TemporaryDirectory() as place:
+        # A copy, so that the artifact always has the same name, wherever the folder comes from.
+        local = os.path.join(place, ARTIFACT)
+        os.mkdir(local)
+        for name in (model_folder.WEIGHTS, model_folder.CONFIG, model_folder.ITEMS):
+            Path(local, name).write_bytes(storage.read_bytes(storage.join(folder, name)))
+        imports = list(sys.path)
+        logged = mlflow.models.Model.log(
+            artifact_path=None,
+            name=ARTIFACT,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={ARTIFACT: local},
+            code_paths=[str(Path(gru4rec.__file__).parent)],
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+            signature=_signature(loaded),
+            input_example=_example(loaded),
+        )
+        sys.path[:] = imports  # the example is tried on a copy, whose source folder stays on the path
+    if metrics:
+        runs.log_metrics(run_id, metrics, model_id=logged.model_id)
+    if not model_name:
+        return ""
+    if not client.search_registered_models(f"name = '{_checked_name(model_name)}'"):
+        client.create_registered_model(model_name)
+    version = client.create_model_version(
+        model_name,
+        source=f"models:/{logged.model_id}",
+        run_id=run_id,
+        tags={k: v for k, v in {"data_fingerprint": data_fingerprint, **(tags or {})}.items() if v},
+        model_id=logged.model_id,
+    )
+    return str(version.version)
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.\- ]+", name):
+        raise InputError(f"--model-name {name}: letters, digits, '_', '-', '.' and blanks only")
+    return name
+
+
+def _signature(loaded: model_folder.LoadedModel) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    text = is_text(loaded.items.schema.field("item_id").type)
+    items = ColSpec(Array(DataType.string if text else DataType.long), "items")
+    session = ColSpec(AnyType(), "session_id", required=False)
+    return ModelSignature(
+        inputs=Schema([session, items]),
+        outputs=Schema(
+            [
+                session,
+                items,
+                ColSpec(Array(DataType.float), "scores"),
+                ColSpec(DataType.boolean, "fallback"),
+            ]
+        ),
+        params=ParamSchema(
+            [ParamSpec("k", DataType.long, 20), ParamSpec("exclude_seen", DataType.boolean, False)]
+        ),
+    )
+
+
+def _example(loaded: model_folder.LoadedModel) -> Any:
+    import pandas as pd
+
+    ids = loaded.items["item_id"].slice(0, 2).to_pylist()
+    return pd.DataFrame({"session_id": ["a", "b"], "items": [ids, ids[:1]]})
+
+
+def set_alias(model_name: str, version: str, alias: str) -> None:
+    """Point `models:/model_name@alias` at a version."""
+    import mlflow
+
+    mlflow.MlflowClient().set_registered_model_alias(model_name, alias, version)
+
+
+def resolve(model: str, tracking_uri: str = "") -> tuple[str, str | None]:
+    """`model` with an alias or `latest` replaced by the version that it means now, and that version.
+
+    A folder, `runs:/…` or `models:/m-…` comes back unchanged, with None. Raises InputError for a model,
+    version or alias that does not exist.
+    """
+    if not model.startswith("models:/") or re.fullmatch(r"models:/+m-[0-9a-f]+", model):
+        return model, None
+    match = re.fullmatch(r"models:/+([^/@]+)(?:/([^/@]+)|@([^/@]+))", model)
+    if match is None:
+        raise InputError(f"{model}: write models:/NAME/VERSION or models:/NAME@ALIAS")
+    name, version, alias = match.groups()
+    if version is not None and not version.isdecimal() and version != "latest":
+        raise InputError(
+            f"{model}: {version} is not a version; write models:/NAME/VERSION or models:/NAME@ALIAS"
+        )
+    mlflow = _open(model, tracking_uri)
+    client = mlflow.MlflowClient()
+    try:
+        if alias is not None:
+            version = client.get_model_version_by_alias(name, alias).version
+        elif version == "latest":
+            known = client.search_model_versions(f"name = '{_checked_name(name)}'")
+            if not known:
+                raise InputError(f"{model}: no such model{_in(tracking_uri)}")
+            version = max(int(found.version) for found in known)
+        else:
+            client.get_model_version(name, version)
+    except mlflow.exceptions.MlflowException as error:
+        raise InputError(f"{model}: no such model{_in(tracking_uri)}: {error}") from error
+    return f"models:/{name}/{version}", str(version)
+
+
+def fetch(model: str, tracking_uri: str = "") -> str:
+    """A model folder for `models:/…`, `runs:/…` (downloaded, until this process ends), or the folder itself.
+
+    Raises InputError where there is no such model, or it was not logged by this project.
+    """
+    if not model.startswith(("models:/", "runs:/")):
+        return model
+    mlflow = _open(model, tracking_uri)
+    place = tempfile.mkdtemp(prefix="gru4rec-model-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    try:
+        local = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=place)
+        flavors = mlflow.models.Model.load(local).flavors  # reads MLmodel, runs nothing
+        inside = flavors["python_function"]["artifacts"][ARTIFACT]["path"]
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        raise InputError(f"{model}: cannot be read{_in(tracking_uri)}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{model}: is not a GRU4Rec model of this project") from error
+    return os.path.join(local, inside)
+
+
+def _open(model: str, tracking_uri: str) -> Any:
+    path = runs.sqlite_path(runs.address(tracking_uri))
+    if path and not os.path.exists(path):
+        raise InputError(
+            f"{model}: there is no MLflow store at {path}; name it with --tracking-uri or MLFLOW_TRACKING_URI"
+        )
+    return runs.mlflow_at(tracking_uri)
+
+
+def _in(tracking_uri: str) -> str:
+    return f" in {storage.shown(runs.address(tracking_uri))}"

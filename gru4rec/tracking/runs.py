@@ -1,0 +1,137 @@
+"""MLflow runs: where they are kept, and what is recorded of one.
+
+MLflow is imported inside the functions, after its chatter was silenced. Runs are written through the client
+by their id, never as "the active run", so that any process may add to one.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gru4rec import storage
+from gru4rec.errors import GRU4RecError
+
+DEFAULT_STORE = "mlflow.db"
+
+
+def address(tracking_uri: str = "") -> str:
+    """The tracking URI that is meant: the one given, else MLFLOW_TRACKING_URI, else ./mlflow.db (as `mlflow ui`).
+
+    A path of sqlite is made absolute: Ray's workers have other working directories.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE}"
+    path = sqlite_path(uri)
+    return f"sqlite:///{path}" if path else uri
+
+
+def sqlite_path(uri: str) -> str:
+    """The absolute path of the file of a sqlite URI; empty for any other URI."""
+    scheme, mark, path = uri.partition(":///")
+    return os.path.abspath(path) if mark and scheme == "sqlite" and path else ""
+
+
+def mlflow_at(tracking_uri: str = "") -> Any:
+    """The mlflow module, set to this store, quiet, and sending no usage data anywhere."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    mlflow.set_tracking_uri(address(tracking_uri))
+    return mlflow
+
+
+def connect(tracking_uri: str = "", experiment: str = "gru4rec") -> str:
+    """Open the store, make `experiment` where it is new, and return its id.
+
+    Call it on the driver before any worker touches the store: a new sqlite store is set up by the first to
+    come, and two at a time fail. Artifacts of a sqlite store lie beside its file, in mlartifacts/. Raises
+    GRU4RecError where the store cannot be opened.
+    """
+    mlflow = mlflow_at(tracking_uri)
+    client = mlflow.MlflowClient()
+    path = sqlite_path(address(tracking_uri))
+    try:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            place = f"file://{os.path.dirname(path)}/mlartifacts" if path else None
+            return client.create_experiment(experiment, artifact_location=place)
+        if found.lifecycle_stage != "active":
+            raise GRU4RecError(f"MLflow experiment {experiment} was deleted; restore it or name another")
+        return found.experiment_id
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        raise GRU4RecError(
+            f"MLflow store {storage.shown(address(tracking_uri))} cannot be opened: {error}"
+        ) from error
+
+
+def start_run(
+    experiment_id: str,
+    parameters: Mapping[str, Any],
+    data: str = "",
+    data_fingerprint: str = "",
+    kind: str = "train",
+    tags: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> str:
+    """Begin a run and return its id; `connect` first.
+
+    `parameters` become MLflow params under the same names (lists as `100,50`). The data's path and
+    fingerprint become tags and a dataset input.
+    """
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    client = mlflow.MlflowClient()
+    shown = storage.shown(data)
+    marks = {"kind": kind, "data": shown, "data_fingerprint": data_fingerprint, **(tags or {})}
+    run_id = client.create_run(
+        experiment_id, tags={k: v for k, v in marks.items() if v}, run_name=name
+    ).info.run_id
+    client.log_batch(run_id, params=[Param(key, plain(value)) for key, value in parameters.items()])
+    if data:
+        dataset = Dataset(
+            name=os.path.basename(shown.rstrip("/")) or "data",
+            digest=data_fingerprint[:36] or "unknown",
+            source_type="local" if "://" not in data else shown.partition("://")[0],
+            source=shown,
+        )
+        context = InputTag("mlflow.data.context", {"train": "training"}.get(kind, kind))
+        client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+    return run_id
+
+
+def plain(value: Any) -> str:
+    """A parameter's value as MLflow keeps it: `100,50` for lists."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def log_metrics(
+    run_id: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
+) -> None:
+    """Record metrics of a run at a step; with `model_id` for that logged model as well."""
+    import mlflow
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    recorded = [
+        Metric(key, float(value), now, step, model_id=model_id, run_id=run_id)
+        for key, value in metrics.items()
+    ]
+    mlflow.MlflowClient().log_batch(run_id, metrics=recorded)
+
+
+def log_epoch(run_id: str, epoch: int, **metrics: float) -> None:
+    """Record what an epoch (counted from 1) brought: loss, events_per_second, …"""
+    log_metrics(run_id, metrics, step=epoch)
+
+
+def finish(run_id: str, status: str = "FINISHED") -> None:
+    """End a run: FINISHED, FAILED or KILLED."""
+    import mlflow
+
+    mlflow.MlflowClient().set_terminated(run_id, status)
