@@ -38,10 +38,10 @@ class Adagrad:
 
     def step_rows(self, table: Tensor, rows: Tensor, old: Tensor, gradient: Tensor) -> None:
         """Update `rows` [M] (distinct) of the table in place; `old` and `gradient` [M, …]: their values and gradients."""
-        accumulator = self.accumulator[rows].addcmul_(gradient, gradient)
-        self.accumulator[rows] = accumulator
-        change = gradient * torch.rsqrt(accumulator + EPSILON) * -self.learning_rate
+        accumulator = self.accumulator.index_select(0, rows).addcmul_(gradient, gradient)
+        self.accumulator.index_copy_(0, rows, accumulator)
+        change = accumulator.add_(EPSILON).rsqrt_().mul_(gradient).mul_(-self.learning_rate)
         if self.velocity is not None:
-            change = self.velocity[rows].mul_(self.momentum).add_(change)
-            self.velocity[rows] = change
-        table[rows] = old + change
+            change.add_(self.velocity.index_select(0, rows), alpha=self.momentum)
+            self.velocity.index_copy_(0, rows, change)
+        table.index_copy_(0, rows, old + change)

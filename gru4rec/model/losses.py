@@ -16,7 +16,9 @@ from torch import Tensor
 _TINY = 1e-24  # inside the logarithm of BPR-max, as in the reference
 
 
-def cross_entropy(scores: Tensor, positive: Tensor, active: Tensor, log_weight: Tensor, correction: Tensor) -> tuple:
+def cross_entropy(
+    scores: Tensor, positive: Tensor, active: Tensor, log_weight: Tensor, correction: Tensor
+) -> tuple:
     """Cross-entropy of a softmax over the sampled items, with logQ correction (Hidasi & Karatzoglou 2018).
 
     `log_weight` [M]: log of the sum, over the item's columns, of exp(−correction of the column); without correction

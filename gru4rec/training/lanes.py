@@ -54,7 +54,9 @@ class _Pool:
         # Clicks before the earliest one that a lane or an untaken session still needs can go.
         untaken = self.sessions.offsets[self.next]
         first = int(min(untaken, cursors.min(initial=untaken)))
-        kept = Sessions(np.concatenate([[first], self.sessions.offsets[self.next :]]) - first, self.sessions.items[first:])
+        kept = Sessions(
+            np.concatenate([[first], self.sessions.offsets[self.next :]]) - first, self.sessions.items[first:]
+        )
         self.sessions = concatenate([kept, *fresh])
         self.next = 1  # session 0 of the new pool holds the clicks that lanes are walking
         return cursors - first
@@ -90,7 +92,11 @@ def blocks(stream: Iterable[Sessions], lanes: int, steps: int) -> Iterator[Block
                 continue
             if pool.sessions.count - pool.next < len(idle):
                 before = pool.sessions, base
-                held = np.concatenate([base[carried], *cursor_parts]) if len(carried) or cursor_parts else base[:0]
+                held = (
+                    np.concatenate([base[carried], *cursor_parts])
+                    if len(carried) or cursor_parts
+                    else base[:0]
+                )
                 moved = pool.fill(len(idle), held)
                 if pool.sessions is not before[0]:
                     base[carried] = moved[: len(carried)]

@@ -30,7 +30,12 @@ class Touched:
 
 
 def lay_out(
-    block: Block, negatives: np.ndarray, support: np.ndarray, logq: float, alpha: float, device: torch.device | str
+    block: Block,
+    negatives: np.ndarray,
+    support: np.ndarray,
+    logq: float,
+    alpha: float,
+    device: torch.device | str,
 ) -> list[Touched]:
     """The touched items of each step of a block of all lanes, [T, N], with its `negatives` [T, S].
 
@@ -38,11 +43,18 @@ def lay_out(
     log(support). `support` [V] must be positive for every item that occurs.
     """
     log_support = np.log(np.maximum(support, 1)).astype(np.float64) * logq
-    return [_step(block, step, negatives[step], log_support, alpha, device) for step in range(len(block.inputs))]
+    return [
+        _step(block, step, negatives[step], log_support, alpha, device) for step in range(len(block.inputs))
+    ]
 
 
 def _step(
-    block: Block, step: int, negatives: np.ndarray, log_support: np.ndarray, alpha: float, device: torch.device | str
+    block: Block,
+    step: int,
+    negatives: np.ndarray,
+    log_support: np.ndarray,
+    alpha: float,
+    device: torch.device | str,
 ) -> Touched:
     active = block.active[step]
     inputs, targets = block.inputs[step, active], block.targets[step, active]

@@ -58,7 +58,9 @@ class Trainer:
         self.lanes = groups * settings.batch_size  # of this worker
         self.all_lanes = self.lanes * self.exchange.size
         self._support = support
-        self._alias = negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha)
+        self._alias = negatives.alias_table(
+            np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha
+        )
         self.optimizers = {
             name: Adagrad.of(weight, settings.learning_rate, settings.momentum)
             for name, weight in model.tensors().items()
@@ -111,16 +113,16 @@ class Trainer:
     def train_block(self, epoch: int, number: int, block: lanes.Block) -> Tensor:
         """The steps of block `number`, [T, N]; returns the loss of each step that had an active lane."""
         settings, device = self.settings, self.model.device
-        steps = int(block.active.any(axis=1).sum())  # retired lanes stay retired: the steps with work come first
+        steps = int(
+            block.active.any(axis=1).sum()
+        )  # retired lanes stay retired: the steps with work come first
         block = lanes.Block(*(part[:steps] for part in block))
         extra = negatives.draw(
             self._alias,
             negatives.stream(settings.seed, _NEGATIVES, epoch, number),
             (BLOCK_STEPS, settings.n_sample),
         )
-        laid_out = touched.lay_out(
-            block, extra, self._support, settings.logq, settings.sample_alpha, device
-        )
+        laid_out = touched.lay_out(block, extra, self._support, settings.logq, settings.sample_alpha, device)
         own = slice(self.exchange.rank * self.lanes, (self.exchange.rank + 1) * self.lanes)
         keep = torch.from_numpy(~block.resets[:, own, None]).to(device, torch.float32)
         active = torch.from_numpy(block.active[:, own]).to(device, torch.float32)
@@ -148,7 +150,9 @@ class Trainer:
         """
         if p == 0:
             return None
-        skip = self.exchange.rank * self.lanes * BLOCK_STEPS * width // 2  # two factors come of a 64-bit number
+        skip = (
+            self.exchange.rank * self.lanes * BLOCK_STEPS * width // 2
+        )  # two factors come of a 64-bit number
         generator = negatives.stream(self.settings.seed, purpose, epoch, number, skip)
         drawn = generator.random((self.lanes, BLOCK_STEPS, width), dtype=np.float32)
         kept = torch.from_numpy(drawn).to(self.model.device).ge_(p).div_(1 - p)
@@ -165,8 +169,8 @@ class Trainer:
     ) -> Tensor:
         """One mini-batch; returns its loss, summed over all lanes and divided by their number."""
         model, settings = self.model, self.settings
-        rows = model.item_table[items.items]
-        bias = model.item_bias[items.items[: items.scored]]
+        rows = model.item_table.index_select(0, items.items)
+        bias = model.item_bias.index_select(0, items.items[: items.scored])
         scored = rows[: items.scored]
 
         x = rows[items.inputs[own]]
@@ -177,9 +181,7 @@ class Trainer:
         scores = torch.addmm(bias, hidden, scored.t())
         positive = items.positives[own]
         if settings.loss == "cross-entropy":
-            loss, d_scores = cross_entropy(
-                scores, positive, active, items.log_weight, items.correction[own]
-            )
+            loss, d_scores = cross_entropy(scores, positive, active, items.log_weight, items.correction[own])
         else:
             loss, d_scores = bpr_max(
                 scores, positive, active, items.multiplicity, settings.bpreg, settings.elu_param
@@ -190,11 +192,15 @@ class Trainer:
         d_x, d_dense = backward(model.dense, saved, d_scores @ scored, drop_hidden)
         if drop_embed is not None:
             d_x = d_x * drop_embed
-        d_x = d_x * active.unsqueeze(1)
         d_rows = torch.zeros_like(rows)
         torch.mm(d_scores.t(), hidden, out=d_rows[: items.scored])
         d_rows.index_add_(0, items.inputs[own], d_x)
-        parts = [d_rows, d_scores.sum(dim=0), *(d_dense[name] for name in model.dense), loss.sum() / self.all_lanes]
+        parts = [
+            d_rows,
+            d_scores.sum(dim=0),
+            *(d_dense[name] for name in model.dense),
+            loss.sum() / self.all_lanes,
+        ]
         if self.exchange.size > 1:
             flat = torch.cat([part.reshape(-1) for part in parts])
             self.exchange.add(flat)
