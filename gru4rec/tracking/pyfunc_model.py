@@ -17,32 +17,33 @@ import pyarrow as pa
 from gru4rec.scoring.recommend import catalogue, recommend
 from gru4rec.tracking import folder
 
-# MLflow derives a signature from type hints; this model is logged with one.
-warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
+# MLflow asks for type hints, to derive a signature from; this model is logged with one.
+with warnings.catch_warnings(record=True):
 
+    class Recommender(mlflow.pyfunc.PythonModel):
+        """The k best next items of sessions given as lists of item ids."""
 
-class Recommender(mlflow.pyfunc.PythonModel):
-    """The k best next items of sessions given as lists of item ids."""
+        def load_context(self, context):
+            """Load the model folder, on the CPU."""
+            loaded = folder.load(context.artifacts["model"])
+            self.model, self.known = loaded.model, catalogue(loaded.items)
 
-    def load_context(self, context):
-        """Load the model folder, on the CPU."""
-        loaded = folder.load(context.artifacts["model"])
-        self.model, self.known = loaded.model, catalogue(loaded.items)
-
-    def predict(self, context, model_input, params=None):
-        """One row for each row of `model_input`, which has `items` and may have `session_id`."""
-        params = {"k": 20, "exclude_seen": False, **(params or {})}
-        rows = [None if clicked is None else list(clicked) for clicked in model_input["items"]]
-        given = "session_id" in model_input
-        # Session ids pass by untouched: they need not be of one type, nor of one that Arrow knows.
-        sessions = pa.table(
-            {"session_id": pa.nulls(len(rows)), "items": pa.array(rows, pa.list_(self.known.ids.type))}
-        )
-        found = recommend(self.model, self.known, sessions, int(params["k"]), bool(params["exclude_seen"]))
-        answer = {name: found[name].to_pylist() for name in ("items", "scores", "fallback")}
-        if given:
-            answer = {"session_id": model_input["session_id"].tolist(), **answer}
-        return pd.DataFrame(answer, index=model_input.index)
+        def predict(self, context, model_input, params=None):
+            """One row for each row of `model_input`, which has `items` and may have `session_id`."""
+            params = {"k": 20, "exclude_seen": False, **(params or {})}
+            rows = [None if clicked is None else list(clicked) for clicked in model_input["items"]]
+            given = "session_id" in model_input
+            # Session ids pass by untouched: they need not be of one type, nor of one that Arrow knows.
+            sessions = pa.table(
+                {"session_id": pa.nulls(len(rows)), "items": pa.array(rows, pa.list_(self.known.ids.type))}
+            )
+            found = recommend(
+                self.model, self.known, sessions, int(params["k"]), bool(params["exclude_seen"])
+            )
+            answer = {name: found[name].to_pylist() for name in ("items", "scores", "fallback")}
+            if given:
+                answer = {"session_id": model_input["session_id"].tolist(), **answer}
+            return pd.DataFrame(answer, index=model_input.index)
 
 
 mlflow.models.set_model(Recommender())

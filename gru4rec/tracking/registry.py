@@ -1,7 +1,8 @@
-"""Models in the MLflow registry: a model folder goes in as a version, a version comes out as a model folder."""
+"""Models in the MLflow registry: a model folder goes in, a version of it comes out as a folder again."""
 
 import atexit
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -74,6 +75,8 @@ def register(
         tags={k: v for k, v in {"data_fingerprint": data_fingerprint, **(tags or {})}.items() if v},
         model_id=logged.model_id,
     )
+    link = json.dumps([{"name": model_name, "version": version.version}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # shown in the UI
     return str(version.version)
 
 

@@ -16,7 +16,7 @@ DEFAULT_STORE = "mlflow.db"
 
 
 def address(tracking_uri: str = "") -> str:
-    """The tracking URI that is meant: the one given, else MLFLOW_TRACKING_URI, else ./mlflow.db (as `mlflow ui`).
+    """The tracking URI given, else MLFLOW_TRACKING_URI, else ./mlflow.db, which is what `mlflow ui` opens.
 
     A path of sqlite is made absolute: Ray's workers have other working directories.
     """
@@ -52,21 +52,20 @@ def connect(tracking_uri: str = "", experiment: str = "gru4rec") -> str:
     come, and two at a time fail. Artifacts of a sqlite store lie beside its file, in mlartifacts/. Raises
     GRU4RecError where the store cannot be opened.
     """
-    mlflow = mlflow_at(tracking_uri)
-    client = mlflow.MlflowClient()
     path = sqlite_path(address(tracking_uri))
     try:
+        client = mlflow_at(tracking_uri).MlflowClient()
         found = client.get_experiment_by_name(experiment)
         if found is None:
             place = f"file://{os.path.dirname(path)}/mlartifacts" if path else None
             return client.create_experiment(experiment, artifact_location=place)
-        if found.lifecycle_stage != "active":
-            raise GRU4RecError(f"MLflow experiment {experiment} was deleted; restore it or name another")
-        return found.experiment_id
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise GRU4RecError(
-            f"MLflow store {storage.shown(address(tracking_uri))} cannot be opened: {error}"
-        ) from error
+    except Exception as error:  # MLflow lets those of the database and of the network through
+        reason = str(error).partition("\n")[0]
+        place = storage.shown(address(tracking_uri))
+        raise GRU4RecError(f"MLflow store {place} cannot be opened: {reason}") from error
+    if found.lifecycle_stage != "active":
+        raise GRU4RecError(f"MLflow experiment {experiment} was deleted; restore it or name another")
+    return found.experiment_id
 
 
 def start_run(

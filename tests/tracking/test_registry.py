@@ -1,0 +1,166 @@
+"""Model versions against a real sqlite store: in as a folder, out as a folder, and served by pyfunc."""
+
+import sys
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from gru4rec.config import Hyperparameters
+from gru4rec.errors import InputError
+from gru4rec.model.network import initialise
+from gru4rec.scoring.recommend import catalogue, recommend
+from gru4rec.tracking import folder, registry, runs
+
+V = 60
+MODEL = initialise(Hyperparameters(layers=(6,), seed=2), V)
+NUMBERS = [i + 100 for i in range(V)]
+TEXTS = [f"item-{i}" for i in range(V)]
+
+
+def items(ids):
+    index = pa.array(range(V), pa.int32())
+    return pa.table({"item_id": ids, "item_index": index, "support": list(range(V, 0, -1))})
+
+
+@pytest.fixture
+def registered(store, tmp_path):
+    """Register a model with these item ids: (run id, version)."""
+
+    def register(ids=NUMBERS, name="gru4rec"):
+        folder.save(MODEL, items(ids), str(tmp_path / "model"), {"data_fingerprint": "abc"})
+        run_id = runs.start_run(runs.connect(store), {"layers": (6,)})
+        metrics = {"recall_at_20": 0.5, "mrr_at_20": 0.25}
+        return run_id, registry.register(run_id, str(tmp_path / "model"), name, metrics, "abc")
+
+    return register
+
+
+def expected(ids, rows, k=20, exclude_seen=False):
+    sessions = pa.table(
+        {"session_id": pa.nulls(len(rows)), "items": pa.array(rows, pa.list_(pa.array(ids).type))}
+    )
+    return recommend(MODEL, catalogue(items(ids)), sessions, k, exclude_seen)["items"].to_pylist()
+
+
+def test_a_version_carries_its_run_its_data_and_its_metrics(store, registered):
+    import mlflow
+
+    run_id, version = registered()
+    assert version == "1"
+    found = mlflow.MlflowClient().get_model_version("gru4rec", version)
+    assert found.run_id == run_id
+    assert found.tags == {"data_fingerprint": "abc"}
+    logged = mlflow.get_logged_model(found.source.removeprefix("models:/"))
+    assert {m.key: m.value for m in logged.metrics} == {"recall_at_20": 0.5, "mrr_at_20": 0.25}
+
+
+def test_versions_count_up_and_aliases_and_latest_resolve_to_numbers(store, registered):
+    registered()
+    _, second = registered()
+    assert second == "2"
+    registry.set_alias("gru4rec", "1", "champion")
+    assert registry.resolve("models:/gru4rec@champion", store) == ("models:/gru4rec/1", "1")
+    assert registry.resolve("models:/gru4rec/latest", store) == ("models:/gru4rec/2", "2")
+    assert registry.resolve("models:/gru4rec/2", store) == ("models:/gru4rec/2", "2")
+
+
+def test_what_is_fetched_is_the_folder_that_was_registered(store, registered, tmp_path):
+    run_id, version = registered()
+    for uri in (f"models:/gru4rec/{version}", f"runs:/{run_id}/model"):
+        fetched = registry.fetch(uri, store)
+        for name in (folder.WEIGHTS, folder.CONFIG, folder.ITEMS):
+            with open(f"{fetched}/{name}", "rb") as file:
+                assert file.read() == (tmp_path / "model" / name).read_bytes()
+
+
+@pytest.mark.parametrize("path", ["/some/folder", "models", "s3://bucket/model"])
+def test_a_folder_is_passed_through(path):
+    assert registry.resolve(path) == (path, None)
+    assert registry.fetch(path) == path
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("models:/nobody/1", "no such model"),
+        ("models:/nobody@champion", "no such model"),
+        ("models:/nobody/latest", "no such model"),
+        ("models:/gru4rec/7", "no such model"),
+        ("models:/gru4rec@nobody", "no such model"),
+        ("models:/gru4rec/Production", "not a version"),
+        ("models:/gru4rec", "NAME/VERSION"),
+        ("models:/", "NAME/VERSION"),
+        ("runs:/0123456789abcdef/model", "cannot be read"),
+    ],
+)
+def test_what_does_not_exist_is_an_input_error(store, registered, model, message):
+    registered()
+    with pytest.raises(InputError, match=message):
+        registry.fetch(registry.resolve(model, store)[0], store)
+
+
+def test_asking_a_store_that_is_not_there_does_not_make_one(tmp_path):
+    with pytest.raises(InputError, match=r"no MLflow store at .*--tracking-uri"):
+        registry.resolve("models:/gru4rec/1", f"sqlite:///{tmp_path}/typo.db")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_someone_else_is_refused(store, registered):
+    import mlflow
+
+    class Echo(mlflow.pyfunc.PythonModel):
+        def predict(self, model_input: list[str]):
+            return model_input
+
+    mlflow.set_experiment(experiment_id=runs.connect(store))
+    logged = mlflow.pyfunc.log_model(name="echo", python_model=Echo(), pip_requirements=[])
+    mlflow.end_run()
+    with pytest.raises(InputError, match="not a GRU4Rec model"):
+        registry.fetch(logged.model_uri, store)
+
+
+@pytest.mark.parametrize("ids", [NUMBERS, TEXTS])
+def test_the_served_model_answers_as_the_batch_job_does(store, registered, ids):
+    import mlflow
+
+    _, version = registered(ids)
+    served = mlflow.pyfunc.load_model(f"models:/gru4rec/{version}")
+    unknown = "nothing" if ids is TEXTS else 5
+    rows = [[ids[3], ids[4]], [ids[3], unknown, ids[4]], [], [unknown]]
+    answer = served.predict(pd.DataFrame({"session_id": ["a", "b", "c", "d"], "items": rows}))
+    assert answer["session_id"].tolist() == ["a", "b", "c", "d"]
+    assert answer["items"].tolist() == expected(ids, rows)
+    assert answer["fallback"].tolist() == [False, False, True, True]
+    seen = served.predict(pd.DataFrame({"items": [[ids[0]]]}), params={"k": 3, "exclude_seen": True})
+    assert seen["items"].tolist() == expected(ids, [[ids[0]]], 3, True)
+    assert "session_id" not in seen
+
+
+def test_the_served_model_refuses_other_columns(store, registered):
+    import mlflow
+
+    _, version = registered()
+    served = mlflow.pyfunc.load_model(f"models:/gru4rec/{version}")
+    with pytest.raises(mlflow.exceptions.MlflowException, match="items"):
+        served.predict(pd.DataFrame({"clicks": [[1]]}))
+
+
+def test_registering_leaves_nothing_pickled_and_no_import_path_behind(store, registered, tmp_path):
+    before = list(sys.path)
+    registered()
+    assert sys.path == before
+    logged = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
+    assert any(path.name == "pyfunc_model.py" for path in logged)
+    assert not [path for path in logged if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".pyc")]
+
+
+def test_logging_without_registering(store, registered):
+    run_id, version = registered(name="")
+    assert version == ""
+    assert folder.load(registry.fetch(f"runs:/{run_id}/model", store)).model.item_count == V
+
+
+def test_a_name_that_cannot_be_searched_for_is_refused(store, registered):
+    with pytest.raises(InputError, match="letters, digits"):
+        registered(name="it's")

@@ -1,0 +1,81 @@
+"""MLflow runs against a real sqlite store."""
+
+import os
+
+import pytest
+
+from gru4rec.errors import GRU4RecError
+from gru4rec.tracking import runs
+
+
+@pytest.fixture
+def client(store):
+    import mlflow
+
+    return mlflow.MlflowClient(store)
+
+
+def test_the_store_is_the_one_given_then_the_environments_then_that_of_mlflow_ui(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert runs.address() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert runs.address() == "http://tracking:5000"
+    assert runs.address("sqlite:///other.db") == f"sqlite:///{tmp_path}/other.db"
+    assert runs.address("sqlite:////abs/other.db") == "sqlite:////abs/other.db"
+
+
+def test_connect_makes_the_experiment_once_with_its_artifacts_beside_the_store(store, client, tmp_path):
+    first = runs.connect(store, "nightly")
+    assert runs.connect(store, "nightly") == first
+    assert client.get_experiment(first).artifact_location == f"file://{tmp_path}/mlartifacts"
+
+
+def test_a_deleted_experiment_is_said_to_be_deleted(store, client):
+    client.delete_experiment(runs.connect(store, "gone"))
+    with pytest.raises(GRU4RecError, match="gone was deleted"):
+        runs.connect(store, "gone")
+
+
+def test_a_store_that_cannot_be_opened_is_named(tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is no database, whatever its name says" * 30)
+    with pytest.raises(GRU4RecError, match=r"mlflow.db cannot be opened"):
+        runs.connect(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_usage_data_stays_here(store):
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_a_run_from_start_to_end(store, client):
+    parameters = {"layers": (100, 50), "loss": "bpr-max", "learning_rate": 0.05}
+    run_id = runs.start_run(
+        runs.connect(store), parameters, "/data/prepared", "f" * 64, tags={"workers": "2"}
+    )
+    runs.log_epoch(run_id, 1, loss=3.5, events_per_second=1000)
+    runs.log_epoch(run_id, 2, loss=3.25, events_per_second=1100)
+    runs.log_metrics(run_id, {"recall_at_20": 0.5})
+    runs.finish(run_id)
+    run = client.get_run(run_id)
+    assert run.data.params == {"layers": "100,50", "loss": "bpr-max", "learning_rate": "0.05"}
+    assert run.data.metrics == {"loss": 3.25, "events_per_second": 1100, "recall_at_20": 0.5}
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [(1, 3.5), (2, 3.25)]
+    expected = {"kind": "train", "data": "/data/prepared", "data_fingerprint": "f" * 64, "workers": "2"}
+    assert expected.items() <= run.data.tags.items()
+    assert run.info.status == "FINISHED"
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("prepared", "f" * 36)
+
+
+def test_credentials_in_a_path_are_not_recorded(store, client):
+    run_id = runs.start_run(runs.connect(store), {}, "s3://key:secret@bucket/data", "abc")
+    recorded = client.get_run(run_id)
+    assert "secret" not in str(recorded.to_dictionary())
+    assert recorded.data.tags["data"] == "s3://bucket/data"
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_may_end_badly(store, client, status):
+    run_id = runs.start_run(runs.connect(store), {})
+    runs.finish(run_id, status)
+    assert client.get_run(run_id).info.status == status
