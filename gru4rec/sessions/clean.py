@@ -109,6 +109,19 @@ def typed(sessions: pa.Table, rules: Rules) -> pa.Table:
     return sessions.set_column(sessions.schema.get_field_index("session"), "session", ids)
 
 
+def are_integers(ids: pa.ChunkedArray) -> bool:
+    """Whether ids in text are all integers that come back as the same text: no leading zero, no plus, 64
+    bits.
+    """
+    if not pc.all(pc.match_substring_regex(ids, r"^(0|-?[1-9][0-9]{0,18})$")).as_py():
+        return False
+    try:
+        ids.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def split_of(log: np.ndarray, end: np.ndarray, rules: Rules) -> np.ndarray:
     """TRAIN, VALID or TEST for sessions of a log (0 or 1) that end at `end` (ms); [sessions] int8."""
     by_end = np.where(end < rules.valid_from, TRAIN, np.where(end < rules.test_from, VALID, TEST))

@@ -1,8 +1,14 @@
 """What prepare did, as a short table for people."""
 
+import sys
 from typing import Any
 
 from gru4rec.sessions.prepared import SPLITS
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def show(summary: dict[str, Any]) -> None:

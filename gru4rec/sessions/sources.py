@@ -64,17 +64,13 @@ def paths_of(given: Sequence[str], flag: str) -> list[str]:
 
 def _expand(path: str, flag: str) -> list[str]:
     filesystem, inner = storage.locate(path)
-    prefix, _, options = path.partition("?") if "://" in path else (storage.absolute(path), "", "")
-    root = (
-        prefix.removesuffix(inner) if prefix.rstrip("/").endswith(inner) else prefix[: prefix.find("://") + 3]
-    )
 
     def outside(name: str) -> str:
-        return (
-            path
-            if name == inner
-            else root.rstrip("/") + "/" * (root != "") + name.lstrip("/") + (f"?{options}" if options else "")
-        )
+        """The path or URI of a file whose path inside the file system is `name`."""
+        if "://" not in path:
+            return name
+        uri, mark, options = path.partition("?")
+        return uri.rstrip("/").removesuffix(inner) + name + mark + options
 
     try:
         info = filesystem.get_file_info(inner)

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 UNITS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 LATEST = 253_402_300_799_999  # the end of the year 9999
-_INTEGER = r"^[+-]?[0-9]{1,18}$"
+_INTEGER = r"^[+-]?([0-9]{1,18}|[1-8][0-9]{18})$"  # what 64 bits surely hold
 _DECIMAL = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
@@ -82,7 +82,8 @@ def _from_dates(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     except pa.ArrowInvalid:
         pass
     parsed = pd.to_datetime(pd.Series(text.to_pylist()), format="ISO8601", utc=True, errors="coerce")
-    return _rounded(pa.array(parsed, type=pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()), "us")
+    moments = parsed.dt.tz_convert(None).to_numpy().astype("datetime64[us]")
+    return _rounded(pa.array(moments).cast(pa.int64()), "us")
 
 
 def _ascii(column: pa.Array) -> pa.Array:

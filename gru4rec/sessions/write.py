@@ -1,5 +1,6 @@
-"""Sessions of one file → Parquet with its row groups, and the digest of what it holds."""
+"""Clean sessions → the Parquet files of the prepared folder, each written by one task, and their digests."""
 
+import functools
 import hashlib
 import itertools
 from typing import Any
@@ -9,9 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from gru4rec import storage
-from gru4rec.sessions import clean, layout
-from gru4rec.sessions.prepared import SPLITS
+from gru4rec import config, storage
+from gru4rec.sessions import clean, layout, report
+from gru4rec.sessions.clean import TRAIN, Rules
+from gru4rec.sessions.passes import step
+from gru4rec.sessions.prepared import ITEMS, SPLITS
+
+Entry = dict[str, Any]
 
 MOMENT = pa.timestamp("ms", "UTC")
 
@@ -50,7 +55,7 @@ def digest(sessions: pa.Table) -> str:
     return found.hexdigest()
 
 
-def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards: int) -> dict[str, Any]:
+def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards: int) -> Entry:
     """Write one file of a split.
 
     `sessions`: of this file, without empty ones, item indices, in any order. `shards`: its row groups.
@@ -58,7 +63,7 @@ def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards:
     """
     table = contract(ordered(sessions))
     lengths = clean.lengths(table)
-    if split != clean.TRAIN:
+    if split != TRAIN:
         shards = -(-int(lengths.sum()) // layout.CLICKS_PER_ROW_GROUP)
     shard = layout.shard_of(lengths, shards)
     cuts = np.concatenate([np.flatnonzero(np.diff(shard, prepend=-1)), [len(shard)]])
@@ -75,3 +80,137 @@ def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards:
         "row_groups": len(cuts) - 1,
         "digest": digest(table),
     }
+
+
+def write_parquet(table: pa.Table, path: str) -> None:
+    filesystem, inner = storage.locate(path)
+    with filesystem.open_output_stream(inner) as stream:
+        pq.write_table(table, stream)
+
+
+def write_items(firsts: pa.Table, staging: str) -> None:
+    columns = {
+        "item_id": firsts["item"],
+        "item_index": pa.array(np.arange(firsts.num_rows, dtype=np.int32)),
+        "support": firsts["support"],
+    }
+    write_parquet(pa.table(columns), storage.join(staging, ITEMS))
+
+
+def write_splits(
+    sessions: Any,
+    rules: Rules,
+    firsts: pa.Table,
+    bins: np.ndarray,
+    window: tuple[int, int],
+    totals: Entry,
+    steps: list[Entry],
+    settings: config.Prepare,
+    staging: str,
+) -> Entry:
+    """Write the files of all splits by tasks; returns `splits` of prepare.json."""
+    import ray
+
+    edges = [
+        layout.edges(bins[split], layout.files_for(int(totals["clicks"][split])))
+        for split in range(len(SPLITS))
+    ]
+    by_file = np.zeros(len(edges[TRAIN]) + 1, np.int64)
+    np.add.at(by_file, layout.file_of(np.arange(layout.BINS), edges[TRAIN]), bins[TRAIN])
+    shards = layout.allot(by_file, min(settings.shards, int(totals["sessions"][TRAIN])))
+    files = sum(len(cuts) + 1 for cuts in edges)
+    report.say(f"writing {int(totals['clicks'].sum())} clicks")
+    item_ids = ray.put(firsts["item"].combine_chunks())
+    place = functools.partial(_place, rules=rules, item_ids=item_ids, edges=edges, window=window)
+    out = functools.partial(
+        _write_files, shards=shards, min_length=max(2, settings.min_session_length), staging=staging
+    )
+    placed = sessions.map_batches(place, batch_size=None, batch_format="pyarrow")
+    if sessions.num_blocks() > 1:
+        many = files > len(SPLITS)
+        placed = placed.repartition(files, keys=["split", "file"]) if many else placed.repartition(1)
+    rows: list[Entry] = []
+    for found in placed.map_batches(out, batch_size=None, batch_format="pyarrow").iter_batches(
+        batch_size=None, batch_format="pyarrow"
+    ):
+        rows += found.to_pylist()
+    rows.sort(key=lambda row: (row["split"], row["name"]))
+    steps.append(step("items unknown in training (valid, test)", 0, sum(row["unknown"] for row in rows)))
+    short = [sum(row[name] for row in rows) for name in ("short_sessions", "short_clicks")]
+    steps.append(step("sessions too short now (valid, test)", *short))
+    counts = ("sessions", "clicks", "transitions")
+    splits = {}
+    for split, name in enumerate(SPLITS):
+        mine = [row for row in rows if row["split"] == split and row["sessions"]]
+        keys = ("name", *counts, "row_groups", "digest")
+        splits[name] = {count: sum(row[count] for row in mine) for count in counts}
+        splits[name]["files"] = [{key: row[key] for key in keys} for row in mine]
+    return splits
+
+
+def _place(
+    sessions: pa.Table, rules: Rules, item_ids: Any, edges: list[np.ndarray], window: tuple[int, int]
+) -> pa.Table:
+    """Task: clean sessions with item indices, and the file (number in its split) that each goes to."""
+    import ray
+
+    sessions = clean.supported(clean.kept(sessions, rules), rules)
+    start, _ = clean.starts_and_ends(sessions)
+    bins, split = layout.bin_of(start, *window), sessions["split"].to_numpy()
+    file = np.zeros(len(bins), np.int64)
+    for number, cuts in enumerate(edges):
+        file[split == number] = layout.file_of(bins[split == number], cuts)
+    sessions, unknown = clean.indexed(sessions, ray.get(item_ids))
+    return sessions.append_column("file", pa.array(file)).append_column("unknown", pa.array(unknown))
+
+
+def _write_files(sessions: pa.Table, shards: np.ndarray, min_length: int, staging: str) -> pa.Table:
+    """Task: write the files whose sessions are here; one row for each with its counts."""
+    split, file = sessions["split"].to_numpy(), sessions["file"].to_numpy()
+    rows = []
+    for number, part in sorted(set(zip(split.tolist(), file.tolist(), strict=True))):
+        mine = clean.filtered(sessions, (split == number) & (file == part))
+        lengths = clean.lengths(mine)
+        short = (lengths < min_length) & (number != TRAIN)
+        row: Entry = {
+            "split": number,
+            "unknown": int(pc.sum(mine["unknown"]).as_py()),
+            "short_sessions": int(short.sum()),
+            "short_clicks": int(lengths[short].sum()),
+        }
+        mine = clean.filtered(mine, ~short)
+        if mine.num_rows:
+            wanted = int(shards[part]) if number == TRAIN else 1
+            row |= write_file(mine, staging, number, part, wanted)
+        else:
+            row |= dict.fromkeys(("sessions", "clicks", "transitions", "row_groups"), 0) | {
+                "name": "",
+                "digest": "",
+            }
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=FILE_ROWS)
+
+
+FILE_ROWS = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("split", "unknown", "short_sessions", "short_clicks")),
+        *((name, pa.string()) for name in ("name", "digest")),
+        *((name, pa.int64()) for name in ("sessions", "clicks", "transitions", "row_groups")),
+    ]
+)
+
+
+def fingerprint(firsts: pa.Table, splits: Entry) -> str:
+    """Digest of items and sessions in their order; the same for any number of partitions."""
+    found = hashlib.sha256()
+    items = firsts["item"].combine_chunks()
+    found.update(str(items.type).encode())
+    if pa.types.is_integer(items.type):
+        found.update(items.to_numpy().astype("<i8").tobytes())
+    else:
+        found.update("\0".join(items.to_pylist()).encode())
+    for name in SPLITS:
+        found.update(name.encode())
+        for file in splits[name]["files"]:
+            found.update(file["digest"].encode())
+    return found.hexdigest()

@@ -1,0 +1,183 @@
+"""Passes over all sessions: each comes back as a small table a partition, merged here on the driver.
+
+Every pass starts again from the sessions as they were read and applies all rules known by then, so that
+nothing is kept between passes and each is a pure function of a partition and the rules.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gru4rec import config
+from gru4rec.errors import InputError
+from gru4rec.sessions import clean, layout, sources
+from gru4rec.sessions.clean import NEVER, TRAIN, Rules
+from gru4rec.sessions.prepared import SPLITS
+
+DAY = 86_400_000  # ms
+
+Entry = dict[str, Any]
+
+
+def step(name: str, sessions: int, clicks: int) -> Entry:
+    """What one step of the cleaning took away."""
+    return {"name": name, "sessions": sessions, "clicks": clicks}
+
+
+def _each(sessions: Any, task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
+    """What `task` makes of each block of sessions: small tables, whichever is ready first."""
+    found = sessions.map_batches(task, batch_size=None, batch_format="pyarrow")
+    yield from found.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _lengths(sessions: pa.Table, rules: Rules, may_be_integers: list[bool]) -> pa.Table:
+    """Task: one row of counts, the window in time, and whether all ids are integers."""
+    short, long = clean.too_short(sessions, rules), clean.too_long(sessions, rules)
+    lengths = clean.lengths(sessions)
+    good = clean.filtered(sessions, ~(short | long))
+    start, _ = clean.starts_and_ends(good)
+    _, end = clean.starts_and_ends(clean.filtered(good, good["log"].to_numpy() == 0))
+    ids = (sessions["session"], pc.list_flatten(sessions["items"]))
+    integers = [may and clean.are_integers(column) for may, column in zip(may_be_integers, ids, strict=True)]
+    return pa.table(
+        {
+            "short_sessions": [int(short.sum())],
+            "short_clicks": [int(lengths[short].sum())],
+            "long_sessions": [int(long.sum())],
+            "long_clicks": [int(lengths[long].sum())],
+            "left": [len(start)],
+            "earliest": [int(start.min()) if len(start) else NEVER],
+            "latest": [int(start.max()) if len(start) else -1],
+            "end": [int(end.max()) if len(end) else -1],
+            "session_integers": [integers[0]],
+            "item_integers": [integers[1]],
+        }
+    )
+
+
+def lengths_and_split(
+    sessions: Any, rules: Rules, settings: config.Prepare, files: list[sources.Source], notes: Entry
+) -> tuple[Rules, list[Entry], tuple[int, int]]:
+    """(rules with id types and the split, steps so far, earliest and latest start)."""
+    may = sources.may_be_integers(files)
+    found = pa.concat_tables(_each(sessions, functools.partial(_lengths, rules=rules, may_be_integers=may)))
+    total = {name: int(pc.sum(found[name]).as_py() or 0) for name in found.column_names[:5]}
+    steps = [
+        step("sessions too short", total["short_sessions"], total["short_clicks"]),
+        step("sessions too long", total["long_sessions"], total["long_clicks"]),
+    ]
+    if not total["left"]:
+        first = notes["first"]
+        rejected = f", first {first['file']} row {first['row']}: {first['reason']}" if first else ""
+        rows = sum(log["rows_in"] for log in notes["logs"])
+        bad = sum(log["rejected"] for log in notes["logs"])
+        raise InputError(
+            f"no session is left: of {rows} rows {bad} could not be read{rejected}; "
+            f"{total['short_sessions']} sessions were shorter than --min-session-length "
+            f"{settings.min_session_length}, {total['long_sessions']} longer than --max-session-length"
+        )
+    for place, name in enumerate(("session", "item")):
+        if may[place] and pc.all(found[f"{name}_integers"]).as_py():
+            rules = dataclasses.replace(rules, **{f"{name}_type": pa.int64()})
+    end = pc.max(found["end"]).as_py()
+    test_from = NEVER
+    if not settings.test_clicks and settings.test_days:
+        test_from = end - round(settings.test_days * DAY)
+    valid_from = test_from
+    if settings.valid_days:
+        valid_from = (end if test_from == NEVER else test_from) - round(settings.valid_days * DAY)
+    rules = dataclasses.replace(rules, valid_from=valid_from, test_from=test_from)
+    return rules, steps, (pc.min(found["earliest"]).as_py(), pc.max(found["latest"]).as_py())
+
+
+def _support(sessions: pa.Table, rules: Rules) -> pa.Table:
+    """Task: clicks of each item in the training split."""
+    return clean.support(clean.kept(sessions, rules))
+
+
+def enough_support(sessions: Any, rules: Rules, least: int) -> Rules:
+    """The rules with the items that have at least so many clicks in the training split."""
+    counts = clean.merged_support(list(_each(sessions, functools.partial(_support, rules=rules))))
+    enough = pc.greater_equal(counts["support"], least)
+    return dataclasses.replace(rules, supported=counts["item"].filter(enough).combine_chunks())
+
+
+def _firsts(sessions: pa.Table, rules: Rules, window: tuple[int, int]) -> pa.Table:
+    """Task: one row with the first clicks, clicks by bin of start, and counts, in the training split and
+    the others.
+    """
+    before = clean.kept(sessions, rules)
+    after = clean.supported(before, rules)
+    split, lengths = after["split"].to_numpy(), clean.lengths(after)
+    start, _ = clean.starts_and_ends(after)
+    cells = split.astype(np.int64) * layout.BINS + layout.bin_of(start, *window)
+    used, cell = np.unique(cells, return_inverse=True)
+    clicks = np.bincount(cell, weights=lengths, minlength=len(used)).astype(np.int64)
+    train_before = before["split"].to_numpy() == TRAIN
+    lengths_before = clean.lengths(before)
+    rare = 0
+    if rules.supported is not None:
+        trained = pc.list_flatten(clean.filtered(before, train_before)["items"])
+        rare = len(trained) - int(pc.sum(pc.is_in(trained, rules.supported)).as_py() or 0)
+    row: Entry = {
+        name: [column.to_numpy(zero_copy_only=False)] for name, column in _columns(clean.first_clicks(after))
+    }
+    row |= {"cells": [used], "clicks": [clicks], "rare": [rare]}
+    row |= {
+        "train_before": [int(lengths_before[train_before].sum())],
+        "train_sessions_before": [int(train_before.sum())],
+        "sessions": [np.bincount(split, minlength=len(SPLITS)).astype(np.int64)],
+    }
+    item = pa.array([pa.array(row.pop("item")[0].tolist(), rules.item_type)], pa.list_(rules.item_type))
+    return pa.table({"item": item, **row})
+
+
+def _columns(table: pa.Table) -> Iterator[tuple[str, pa.Array]]:
+    for name in table.column_names:
+        yield name, table[name].combine_chunks()
+
+
+def first_clicks(
+    sessions: Any, rules: Rules, window: tuple[int, int], steps: list[Entry], settings: config.Prepare
+) -> tuple[pa.Table, Entry, np.ndarray]:
+    """(first click of every item in order of the index, totals, clicks [splits, BINS] by start)."""
+    firsts, counts = None, np.zeros(len(SPLITS), np.int64)
+    bins = np.zeros(len(SPLITS) * layout.BINS, np.int64)
+    rare = train_before = train_sessions_before = 0
+    for found in _each(sessions, functools.partial(_firsts, rules=rules, window=window)):
+        for row in range(found.num_rows):
+            part = pa.table(
+                {name: pc.list_flatten(found[name].slice(row, 1)) for name in found.column_names[:5]}
+            )
+            firsts = clean.merged_first_clicks([part] if firsts is None else [firsts, part])
+            cells = pc.list_flatten(found["cells"].slice(row, 1)).to_numpy()
+            bins[cells] += pc.list_flatten(found["clicks"].slice(row, 1)).to_numpy()
+            counts += pc.list_flatten(found["sessions"].slice(row, 1)).to_numpy()
+            rare += found["rare"][row].as_py()
+            train_before += found["train_before"][row].as_py()
+            train_sessions_before += found["train_sessions_before"][row].as_py()
+    by_split = bins.reshape(len(SPLITS), layout.BINS)
+    clicks = by_split.sum(axis=1)
+    steps.append(step("rare items (train)", 0, rare))
+    again = train_before - rare - int(clicks[TRAIN])
+    steps.append(step("sessions too short now (train)", int(train_sessions_before - counts[TRAIN]), again))
+    if firsts is None or not firsts.num_rows:
+        raise InputError(_nothing_to_train(train_sessions_before, settings))
+    return firsts, {"sessions": counts, "clicks": clicks}, by_split
+
+
+def _nothing_to_train(sessions: int, settings: config.Prepare) -> str:
+    if sessions:
+        return (
+            f"no training session is left: too few items have --min-item-support {settings.min_item_support} "
+            "training clicks; lower it"
+        )
+    return (
+        f"no training session is left: all end within --test-days {settings.test_days:g} and --valid-days "
+        f"{settings.valid_days:g} of the last click; lower these, or give --test-clicks"
+    )

@@ -1,0 +1,49 @@
+"""Fixtures that all tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real click logs; a test that needs it is skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("GRU4REC_SHARED_DATA") or default)
+    if not folder.is_dir():
+        pytest.skip(f"real click logs are not at {folder} (set GRU4REC_SHARED_DATA to their folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One small Ray cluster for the whole test run."""
+    from gru4rec import cli
+
+    cli.quiet(False)
+    import ray
+
+    from gru4rec import on_ray
+
+    environment = on_ray.worker_environment(False)
+    root = str(Path(__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)  # inherited by the workers
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=200_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    on_ray.quiet_data()
+    yield
+    ray.shutdown()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
