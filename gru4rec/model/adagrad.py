@@ -1,4 +1,4 @@
-"""Adagrad with momentum, for whole matrices and for the touched rows of a table.
+"""Adagrad with momentum, for whole weights and for the touched rows of a table.
 
 As the reference has it: acc += g² (starting at 0); v = momentum · v − lr · g / sqrt(acc + 1e-6); p += v. In a table,
 rows that a step does not touch keep their weights, accumulators and velocities as they are.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-EPSILON = 1e-6
+from gru4rec.model import kernels
 
 
 @dataclass
@@ -28,20 +28,10 @@ class Adagrad:
 
     def step(self, weight: Tensor, gradient: Tensor) -> None:
         """Update the whole weight in place."""
-        self.accumulator.addcmul_(gradient, gradient)
-        change = gradient * torch.rsqrt(self.accumulator + EPSILON)
-        if self.velocity is None:
-            weight.add_(change, alpha=-self.learning_rate)
-        else:
-            self.velocity.mul_(self.momentum).add_(change, alpha=-self.learning_rate)
-            weight.add_(self.velocity)
+        kernels.adagrad(weight, self.accumulator, self.velocity, gradient, self.learning_rate, self.momentum)
 
-    def step_rows(self, table: Tensor, rows: Tensor, old: Tensor, gradient: Tensor) -> None:
-        """Update `rows` [M] (distinct) of the table in place; `old` and `gradient` [M, …]: their values and gradients."""
-        accumulator = self.accumulator.index_select(0, rows).addcmul_(gradient, gradient)
-        self.accumulator.index_copy_(0, rows, accumulator)
-        change = accumulator.add_(EPSILON).rsqrt_().mul_(gradient).mul_(-self.learning_rate)
-        if self.velocity is not None:
-            change.add_(self.velocity.index_select(0, rows), alpha=self.momentum)
-            self.velocity.index_copy_(0, rows, change)
-        table.index_copy_(0, rows, old + change)
+    def step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor) -> None:
+        """Update `rows` [M] (distinct) of a table [V, D] in place; gradient [M, D]."""
+        kernels.adagrad_rows(
+            table, self.accumulator, self.velocity, rows, gradient, self.learning_rate, self.momentum
+        )

@@ -45,8 +45,8 @@ def forward(weights: Weights, x: Tensor, h: Tensor) -> tuple[Tensor, Saved]:
     return new, Saved(x, h, reset_update, candidate, recurrent)
 
 
-def backward(weights: Weights, saved: Saved, d_new: Tensor) -> tuple[Tensor, Weights]:
-    """Gradients with respect to x [B, D] and the weights, from that of the new state [B, H]."""
+def backward(weights: Weights, saved: Saved, d_new: Tensor, out: Weights) -> Tensor:
+    """Gradient with respect to x [B, D], from that of the new state [B, H]; those of the weights go to `out`."""
     units = saved.h.shape[1]
     reset, update = saved.reset_update[:, :units], saved.reset_update[:, units:]
     d_candidate = d_new * (1 - update) * (1 - saved.candidate * saved.candidate)
@@ -54,7 +54,8 @@ def backward(weights: Weights, saved: Saved, d_new: Tensor) -> tuple[Tensor, Wei
     d_reset = d_candidate * saved.recurrent * reset * (1 - reset)
     d_gates_x = torch.cat([d_reset, d_update, d_candidate], dim=1)
     d_gates_h = torch.cat([d_reset, d_update, d_candidate * reset], dim=1)
-    gradient = Weights(
-        d_gates_x.t() @ saved.x, d_gates_h.t() @ saved.h, d_gates_x.sum(dim=0), d_gates_h.sum(dim=0)
-    )
-    return d_gates_x @ weights.input, gradient
+    torch.mm(d_gates_x.t(), saved.x, out=out.input)
+    torch.mm(d_gates_h.t(), saved.h, out=out.hidden)
+    torch.sum(d_gates_x, dim=0, out=out.bias_input)
+    torch.sum(d_gates_h, dim=0, out=out.bias_hidden)
+    return d_gates_x @ weights.input

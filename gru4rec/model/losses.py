@@ -4,9 +4,9 @@ In training every lane's target is scored against the targets of all other lanes
 lanes share. The same item often stands among them several times. All its columns have the same score, so the losses
 here take each distinct item once, with its multiplicity: exactly the sum over all columns, without scoring one twice.
 
-Shapes: B lanes, M distinct items. `scores` [B, M]; `positive` [B] int64, where each lane's target stands among the M;
-`active` [B], 1 for lanes that count and 0 for retired ones. Every loss returns each lane's loss [B] and the
-gradient of their sum [B, M], both 0 for retired lanes; the caller divides by the nominal batch size.
+Shapes: B lanes, M distinct items. `positive` [B] int64 is where each lane's target stands among the M; `weight` [B]
+what a lane's loss counts: 1 / nominal batch size, and 0 once it has retired. Every loss returns Σ weight · loss and its
+gradient [B, M] with respect to the scores.
 """
 
 import torch
@@ -16,26 +16,27 @@ from torch import Tensor
 _TINY = 1e-24  # inside the logarithm of BPR-max, as in the reference
 
 
-def cross_entropy(
-    scores: Tensor, positive: Tensor, active: Tensor, log_weight: Tensor, correction: Tensor
-) -> tuple:
+def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of a softmax over the sampled items, with logQ correction (Hidasi & Karatzoglou 2018).
 
-    `log_weight` [M]: log of the sum, over the item's columns, of exp(−correction of the column); without correction
-    the log of its multiplicity. `correction` [B]: what is subtracted from the lane's own target column.
+    `logits` [B, M]: score + log Σ exp(−correction), the sum over the item's columns (without correction: score + log
+    multiplicity); overwritten with the gradient. `offset` [B]: what takes the positive's logit back to the score of
+    the lane's own target column, subtracted from the loss's logit.
     """
-    shifted = scores + log_weight
-    normaliser = torch.logsumexp(shifted, dim=1, keepdim=True)
-    gradient = torch.exp(shifted - normaliser)
     at = positive.unsqueeze(1)
-    loss = (normaliser - scores.gather(1, at)).squeeze(1) + correction
-    gradient.scatter_add_(1, at, torch.full_like(normaliser, -1.0))
-    return loss * active, gradient.mul_(active.unsqueeze(1))
+    own = logits.gather(1, at).squeeze(1) - offset
+    top = logits.amax(dim=1, keepdim=True)
+    mass = logits.sub_(top).exp_()
+    total = mass.sum(dim=1)
+    loss = torch.log(total) + top.squeeze(1) - own
+    gradient = mass.mul_((weight / total).unsqueeze(1))
+    gradient.scatter_add_(1, at, -weight.unsqueeze(1))
+    return torch.dot(weight, loss), gradient
 
 
 def bpr_max(
-    scores: Tensor, positive: Tensor, active: Tensor, multiplicity: Tensor, bpreg: float, elu_param: float
-) -> tuple:
+    scores: Tensor, positive: Tensor, weight: Tensor, multiplicity: Tensor, bpreg: float, elu_param: float
+) -> tuple[Tensor, Tensor]:
     """BPR-max with score regularisation (Hidasi & Karatzoglou 2018, section 3.3).
 
     loss_i = −log(Σ_j s_j σ(r_i − r_j) + 1e-24) + bpreg · Σ_j s_j r_j², where s is the softmax over the lane's negatives
@@ -61,4 +62,4 @@ def bpr_max(
     gradient.scatter_add_(1, at, -inverse * slope.sum(dim=1, keepdim=True))
     if elu_param > 0:
         gradient = gradient * torch.where(scores > 0, torch.ones_like(r), r + elu_param)
-    return loss.squeeze(1) * active, gradient * active.unsqueeze(1)
+    return torch.dot(weight, loss.squeeze(1)), gradient * weight.unsqueeze(1)

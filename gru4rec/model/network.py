@@ -138,19 +138,17 @@ def backward(
     dense: Mapping[str, Tensor],
     saved: Sequence[gru.Saved],
     gradient: Tensor,
+    out: Mapping[str, Tensor],
     drop: Sequence[Tensor] | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gradients of the item rows x [B, D] and of `dense`, from that of the last layer's state [B, D]."""
-    found: dict[str, Tensor] = {}
+) -> Tensor:
+    """Gradient of the item rows x [B, D] from that of the last layer's state [B, D]; that of `dense` goes to `out`."""
     for layer in reversed(range(len(saved))):
         if drop is not None:
             gradient = gradient * drop[layer]
-        gradient, weights = gru.backward(layer_weights(dense, layer), saved[layer], gradient)
-        found[f"gru.{layer}.weight_input"] = weights.input
-        found[f"gru.{layer}.weight_hidden"] = weights.hidden
-        found[f"gru.{layer}.bias_input"] = weights.bias_input
-        found[f"gru.{layer}.bias_hidden"] = weights.bias_hidden
-    return gradient, found
+        gradient = gru.backward(
+            layer_weights(dense, layer), saved[layer], gradient, layer_weights(out, layer)
+        )
+    return gradient
 
 
 def scores(model: GRU4Rec, hidden: Tensor) -> Tensor:

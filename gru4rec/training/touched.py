@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gru4rec.model import kernels
 from gru4rec.training.lanes import Block
 
 
@@ -26,61 +27,117 @@ class Touched:
     positives: Tensor  # [N] int64: where each lane's target stands in `items` (0 for retired lanes)
     multiplicity: Tensor  # [K] float32: columns that the item has among targets and extra negatives
     log_weight: Tensor  # [K] float32: log Σ exp(−logQ correction) over these columns
-    correction: Tensor  # [N] float32: logQ correction of each lane's target
+    offset: Tensor  # [N] float32: log_weight of the lane's target + logQ correction of its own column
 
 
-def lay_out(
-    block: Block,
-    negatives: np.ndarray,
-    support: np.ndarray,
-    logq: float,
-    alpha: float,
-    device: torch.device | str,
-) -> list[Touched]:
-    """The touched items of each step of a block of all lanes, [T, N], with its `negatives` [T, S].
+class Layout:
+    """Lays out the touched items of blocks; holds what depends on the catalogue alone.
 
     The logQ correction of a target's column is logq · log(support), that of an extra negative's logq · alpha ·
-    log(support). `support` [V] must be positive for every item that occurs.
+    log(support). `support` [V]: clicks of each item in the training split.
     """
-    log_support = np.log(np.maximum(support, 1)).astype(np.float64) * logq
-    return [
-        _step(block, step, negatives[step], log_support, alpha, device) for step in range(len(block.inputs))
-    ]
+
+    def __init__(self, support: np.ndarray, logq: float, alpha: float) -> None:
+        self._correction = logq * np.log(np.maximum(support, 1).astype(np.float64))
+        self._target_mass = np.exp(-self._correction)
+        self._negative_mass = np.exp(-alpha * self._correction)
+        self._scratch = np.full(len(support), -1, np.int32)
+
+    def __call__(self, block: Block, negatives: np.ndarray, device: torch.device | str) -> list[Touched]:
+        """The touched items of each step of a block of all lanes, [T, N], with its `negatives` [T, S]."""
+        find = _find_fused if kernels.FUSED else _find
+        steps, lanes = block.inputs.shape
+        width = 2 * lanes + negatives.shape[1]
+        items = np.zeros((steps, width), np.int64)
+        counts = np.zeros((2, steps), np.int64)  # M and K of each step
+        columns = np.zeros((2, steps, width), np.int32)  # as target, as extra negative
+        places = np.zeros((2, steps, lanes), np.int64)  # of inputs and positives
+        find(
+            block.inputs,
+            block.targets,
+            block.active,
+            negatives,
+            self._scratch,
+            items,
+            counts,
+            columns,
+            places,
+        )
+
+        mass = columns[0] * self._target_mass[items] + columns[1] * self._negative_mass[items]
+        log_weight = np.log(np.where(mass > 0, mass, 1.0))
+        offset = np.take_along_axis(log_weight, places[1], axis=1) + self._correction[block.targets]
+        on_device = [
+            torch.from_numpy(array).to(device)
+            for array in (
+                items,
+                places[0],
+                places[1],
+                columns.sum(axis=0, dtype=np.float32),
+                log_weight.astype(np.float32),
+                offset.astype(np.float32),
+            )
+        ]
+        return [
+            Touched(i[:m], k, x, y, n[:k], w[:k], o)
+            for m, k, i, x, y, n, w, o in zip(*counts.tolist(), *map(torch.unbind, on_device), strict=True)
+        ]
 
 
-def _step(
-    block: Block,
-    step: int,
-    negatives: np.ndarray,
-    log_support: np.ndarray,
-    alpha: float,
-    device: torch.device | str,
-) -> Touched:
-    active = block.active[step]
-    inputs, targets = block.inputs[step, active], block.targets[step, active]
-    items, where = np.unique(np.concatenate([targets, negatives, inputs]), return_inverse=True)
-    as_target = np.bincount(where[: len(targets)], minlength=len(items))
-    as_negative = np.bincount(where[len(targets) : len(targets) + len(negatives)], minlength=len(items))
-    scored = as_target + as_negative > 0
-    order = np.argsort(~scored, kind="stable")
-    place = np.empty(len(items), np.int64)
-    place[order] = np.arange(len(items))
-    items, count = items[order], int(scored.sum())
-    as_target, as_negative = as_target[order[:count]], as_negative[order[:count]]
-    support = log_support[items[:count]]
+def _find(inputs, targets, active, negatives, scratch, items, counts, columns, places) -> None:  # type: ignore[no-untyped-def]
+    """Number the distinct items of each step: targets and extra negatives from 0, then those that are inputs only."""
+    for step in range(len(inputs)):
+        lanes = np.flatnonzero(active[step])
+        parts = targets[step, lanes], negatives[step], inputs[step, lanes]
+        found, first, place = np.unique(np.concatenate(parts), return_index=True, return_inverse=True)
+        order = np.argsort(first)  # by first appearance
+        number = np.empty(len(found), np.int64)
+        number[order] = np.arange(len(found))
+        place = number[place]
+        ends = np.cumsum([len(part) for part in parts])
+        scored = int(place[: ends[1]].max(initial=-1)) + 1
+        counts[:, step] = len(found), scored
+        items[step, : len(found)] = found[order]
+        columns[0, step, :scored] = np.bincount(place[: ends[0]], minlength=scored)
+        columns[1, step, :scored] = np.bincount(place[ends[0] : ends[1]], minlength=scored)
+        places[0, step, lanes] = place[ends[1] :]
+        places[1, step, lanes] = place[: ends[0]]
 
-    def of_lanes(values: np.ndarray, kind: type) -> Tensor:
-        full = np.zeros(len(active), kind)
-        full[active] = values
-        return torch.from_numpy(full).to(device)
 
-    weight = as_target * np.exp(-support) + as_negative * np.exp(-alpha * support)
-    return Touched(
-        items=torch.from_numpy(items.astype(np.int64)).to(device),
-        scored=count,
-        inputs=of_lanes(place[where[len(where) - len(inputs) :]], np.int64),
-        positives=of_lanes(place[where[: len(targets)]], np.int64),
-        multiplicity=torch.from_numpy((as_target + as_negative).astype(np.float32)).to(device),
-        log_weight=torch.from_numpy(np.log(weight).astype(np.float32)).to(device),
-        correction=of_lanes(log_support[targets], np.float32),
-    )
+if kernels.FUSED:
+    import numba
+
+    @numba.njit(cache=True, nogil=True)
+    def _find_fused(inputs, targets, active, negatives, scratch, items, counts, columns, places):  # type: ignore[no-untyped-def]
+        """The same in one pass; `scratch` [V] int32 is −1 before and after."""
+        steps, lanes = inputs.shape
+        for step in range(steps):
+            found = 0
+            for lane in range(lanes):
+                if active[step, lane]:
+                    item = targets[step, lane]
+                    if scratch[item] < 0:
+                        scratch[item] = found
+                        items[step, found] = item
+                        found += 1
+                    columns[0, step, scratch[item]] += 1
+                    places[1, step, lane] = scratch[item]
+            for sample in range(negatives.shape[1]):
+                item = negatives[step, sample]
+                if scratch[item] < 0:
+                    scratch[item] = found
+                    items[step, found] = item
+                    found += 1
+                columns[1, step, scratch[item]] += 1
+            counts[1, step] = found
+            for lane in range(lanes):
+                if active[step, lane]:
+                    item = inputs[step, lane]
+                    if scratch[item] < 0:
+                        scratch[item] = found
+                        items[step, found] = item
+                        found += 1
+                    places[0, step, lane] = scratch[item]
+            counts[0, step] = found
+            for m in range(found):
+                scratch[items[step, m]] = -1

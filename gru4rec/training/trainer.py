@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError
-from gru4rec.model import negatives
+from gru4rec.model import kernels, negatives
 from gru4rec.model.adagrad import Adagrad
 from gru4rec.model.losses import bpr_max, cross_entropy
 from gru4rec.model.network import GRU4Rec, backward, forward, zero_states
@@ -57,15 +57,25 @@ class Trainer:
         self.groups = groups
         self.lanes = groups * settings.batch_size  # of this worker
         self.all_lanes = self.lanes * self.exchange.size
-        self._support = support
         self._alias = negatives.alias_table(
             np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha
         )
-        self.optimizers = {
-            name: Adagrad.of(weight, settings.learning_rate, settings.momentum)
-            for name, weight in model.tensors().items()
-        }
+        self._layout = touched.Layout(support, settings.logq, settings.sample_alpha)
         self._states = zero_states(settings, self.lanes, model.device)
+        # All dense weights lie in one tensor, of which the model's are views: one update, one exchange.
+        self._dense = torch.cat([weight.reshape(-1) for weight in model.dense.values()])
+        model.dense = self._views(self._dense)
+        self._table_state, self._bias_state, self._dense_state = (
+            Adagrad.of(weight, settings.learning_rate, settings.momentum)
+            for weight in (model.item_table, model.item_bias.unsqueeze(1), self._dense)
+        )
+        self._gradient = self._dense.new_zeros(0)
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The dense weights, or their gradients, by name, as views of one flat tensor."""
+        sizes = [weight.numel() for weight in self.model.dense.values()]
+        named = zip(self.model.dense.items(), flat.split(sizes), strict=True)
+        return {name: part.view(weight.shape) for (name, weight), part in named}
 
     @property
     def settings(self) -> Hyperparameters:
@@ -122,10 +132,10 @@ class Trainer:
             negatives.stream(settings.seed, _NEGATIVES, epoch, number),
             (BLOCK_STEPS, settings.n_sample),
         )
-        laid_out = touched.lay_out(block, extra, self._support, settings.logq, settings.sample_alpha, device)
+        laid_out = self._layout(block, extra[:steps], device)
         own = slice(self.exchange.rank * self.lanes, (self.exchange.rank + 1) * self.lanes)
         keep = torch.from_numpy(~block.resets[:, own, None]).to(device, torch.float32)
-        active = torch.from_numpy(block.active[:, own]).to(device, torch.float32)
+        weight = torch.from_numpy(block.active[:, own]).to(device, torch.float32) / self.all_lanes
         drop_embed = self._dropout(settings.dropout_embed, _EMBED, epoch, number, settings.layers[-1])
         drop_hidden = [
             self._dropout(settings.dropout_hidden, _HIDDEN + layer, epoch, number, units)
@@ -137,7 +147,7 @@ class Trainer:
                 items,
                 own,
                 keep[step],
-                active[step],
+                weight[step],
                 None if drop_embed is None else drop_embed[step],
                 None if drop_hidden[0] is None else [drop[step] for drop in drop_hidden if drop is not None],
             )
@@ -163,55 +173,55 @@ class Trainer:
         items: touched.Touched,
         own: slice,
         keep: Tensor,
-        active: Tensor,
+        weight: Tensor,
         drop_embed: Tensor | None,
         drop_hidden: list[Tensor] | None,
     ) -> Tensor:
         """One mini-batch; returns its loss, summed over all lanes and divided by their number."""
         model, settings = self.model, self.settings
-        rows = model.item_table.index_select(0, items.items)
-        bias = model.item_bias.index_select(0, items.items[: items.scored])
-        scored = rows[: items.scored]
+        scored = items.scored
+        rows = torch.empty(len(items.items), settings.layers[-1], device=model.device)
+        kernels.gather(model.item_table, items.items, out=rows)
+        bias = model.item_bias.index_select(0, items.items[:scored])
 
-        x = rows[items.inputs[own]]
+        x = rows.index_select(0, items.inputs[own])
         if drop_embed is not None:
             x = x * drop_embed
-        self._states, saved = forward(model.dense, x, [h * keep for h in self._states], drop_hidden)
+        before = [h * keep for h in self._states]
+        self._states, saved = forward(model.dense, x, before, drop_hidden)
         hidden = self._states[-1]
-        scores = torch.addmm(bias, hidden, scored.t())
         positive = items.positives[own]
         if settings.loss == "cross-entropy":
-            loss, d_scores = cross_entropy(scores, positive, active, items.log_weight, items.correction[own])
+            logits = torch.addmm(bias.add_(items.log_weight), hidden, rows[:scored].t())
+            loss, d_scores = cross_entropy(logits, positive, weight, items.offset[own])
         else:
+            scores = torch.addmm(bias, hidden, rows[:scored].t())
             loss, d_scores = bpr_max(
-                scores, positive, active, items.multiplicity, settings.bpreg, settings.elu_param
+                scores, positive, weight, items.multiplicity, settings.bpreg, settings.elu_param
             )
-        d_scores = d_scores / self.all_lanes
 
-        # One flat buffer holds all that is summed over the workers: rows, biases, dense weights, loss.
-        d_x, d_dense = backward(model.dense, saved, d_scores @ scored, drop_hidden)
+        # All that is summed over the workers lies in one flat tensor: dense weights, loss, rows, biases.
+        flat = self._gradients(rows.numel() + scored)
+        d_dense, d_loss, d_rows, d_bias = flat.split([len(self._dense), 1, rows.numel(), scored])
+        d_rows = d_rows.view_as(rows)
+        d_x = backward(model.dense, saved, d_scores @ rows[:scored], self._views(d_dense), drop_hidden)
         if drop_embed is not None:
             d_x = d_x * drop_embed
-        d_rows = torch.zeros_like(rows)
-        torch.mm(d_scores.t(), hidden, out=d_rows[: items.scored])
+        torch.mm(d_scores.t(), hidden, out=d_rows[:scored])
+        d_rows[scored:] = 0
         d_rows.index_add_(0, items.inputs[own], d_x)
-        parts = [
-            d_rows,
-            d_scores.sum(dim=0),
-            *(d_dense[name] for name in model.dense),
-            loss.sum() / self.all_lanes,
-        ]
-        if self.exchange.size > 1:
-            flat = torch.cat([part.reshape(-1) for part in parts])
-            self.exchange.add(flat)
-            parts = [
-                summed.view(part.shape)
-                for summed, part in zip(flat.split([part.numel() for part in parts]), parts, strict=True)
-            ]
-        d_rows, d_bias, *d_weights, step_loss = parts
+        torch.sum(d_scores, dim=0, out=d_bias)
+        d_loss[0] = loss
+        self.exchange.add(flat)
 
-        self.optimizers["item_table"].step_rows(model.item_table, items.items, rows, d_rows)
-        self.optimizers["item_bias"].step_rows(model.item_bias, items.items[: items.scored], bias, d_bias)
-        for name, gradient in zip(model.dense, d_weights, strict=True):
-            self.optimizers[name].step(model.dense[name], gradient)
-        return step_loss
+        self._table_state.step_rows(model.item_table, items.items, d_rows)
+        self._bias_state.step_rows(model.item_bias.unsqueeze(1), items.items[:scored], d_bias.unsqueeze(1))
+        self._dense_state.step(self._dense, d_dense)
+        return d_loss[0]
+
+    def _gradients(self, size: int) -> Tensor:
+        """Space for the dense gradients, the loss and `size` numbers of touched rows; reused from step to step."""
+        size += len(self._dense) + 1
+        if len(self._gradient) < size:
+            self._gradient = self._dense.new_empty(size)
+        return self._gradient[:size]
