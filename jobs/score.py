@@ -13,8 +13,9 @@ def score(settings: config.Score) -> dict[str, Any]:
 
     uri, version = registry.resolve(settings.model, settings.tracking_uri)
     loaded = folder.load(registry.fetch(uri, settings.tracking_uri))
+    found = batch.find(settings, loaded)
     with on_ray.connected(settings.verbose):
-        result = batch.run(settings, loaded, version, uri)
+        result = batch.run(settings, found, loaded, version, uri)
     report.show(result, uri)
     return result
 

@@ -12,7 +12,6 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +27,7 @@ from gru4rec.scoring.recommend import catalogue, encoder, recommend
 from gru4rec.tracking.folder import LoadedModel
 
 PROGRESS_SECONDS = 10.0
+VERIFY_HERE = 200_000  # rows; up to here it is done before workers for it would have started
 
 
 class Scorer:
@@ -47,13 +47,16 @@ class Scorer:
         self.session_id, self.settings, self.staging = given["session_id"], settings, staging
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        names, rows = [], []
-        for number, spans in zip(batch["number"].to_pylist(), batch["spans"].to_pylist(), strict=True):
-            sessions = source.read([source.Span(*span) for span in json.loads(spans)])
-            result = self.score(sessions)
-            names.append(manifest.write_part(self.staging, number, result))
-            rows.append(len(result))
-        return pa.table({"name": names, "rows": rows})
+        return pa.Table.from_pylist([self.piece(**row) for row in batch.to_pylist()])
+
+    def piece(self, number: int, spans: str) -> dict[str, Any]:
+        """Score one piece; an error goes to the driver as data, since Ray wraps what is raised."""
+        try:
+            result = self.score(source.read([source.Span(*span) for span in json.loads(spans)]))
+            name = manifest.write_part(self.staging, number, result)
+            return {"name": name, "rows": len(result), **_no_error()}
+        except (GRU4RecError, OSError, ValueError) as error:
+            return {"name": "", "rows": 0, **_as_data(error)}
 
     def score(self, sessions: pa.Table) -> pa.Table:
         """Recommendations of a table of sessions, with session_id in the type that all parts share."""
@@ -63,14 +66,20 @@ class Scorer:
         return found.set_column(0, "session_id", found["session_id"].cast(self.session_id))
 
 
-def run(settings: Score, loaded: LoadedModel, version: str | None, model_uri: str) -> dict[str, Any]:
-    """Score `settings.sessions` with `loaded`, publish to `settings.out`, and return the result of the job.
-
-    Ray must be connected. Raises InputError for bad input before anything is written; an earlier result in
-    `out` stays until the new one is whole.
-    """
+def find(settings: Score, loaded: LoadedModel) -> source.Source:
+    """The sessions to score; needs no Ray. Raises InputError for bad input and for an `out` that is taken."""
     manifest.check_out(settings.out, settings.sessions)
-    found = source.find(settings.sessions, loaded.items.schema.field("item_id").type)
+    return source.find(settings.sessions, loaded.items.schema.field("item_id").type)
+
+
+def run(
+    settings: Score, found: source.Source, loaded: LoadedModel, version: str | None, model_uri: str
+) -> dict[str, Any]:
+    """Score what `find` found, publish to `settings.out`, and return the result of the job.
+
+    Ray must be connected. An earlier result in `out` stays until the new one is whole. Raises InputError where
+    a file turns out to be damaged, and GRU4RecError where the result does not pass verification.
+    """
     cut = source.pieces(found)
     staging = _beside(storage.absolute(settings.out), f".{uuid.uuid4().hex[:8]}.staging")
     started = time.monotonic()
@@ -153,17 +162,15 @@ def _score_pieces(
         num_gpus=settings.gpus_per_actor or None,
     )
     names, done, started, shown = [], 0, time.monotonic(), time.monotonic()
-    with _errors():
-        for row in dataset.iter_rows():
-            names.append(row["name"])
-            done += row["rows"]
-            now = time.monotonic()
-            if now - shown >= PROGRESS_SECONDS:
-                shown = now
-                speed = done / (now - started)
-                print(
-                    f"scored {done:,} of {found.rows:,} sessions, {speed:,.0f}/s", file=sys.stderr, flush=True
-                )
+    for row in dataset.iter_rows():
+        _raise(row)
+        names.append(row["name"])
+        done += row["rows"]
+        now = time.monotonic()
+        if now - shown >= PROGRESS_SECONDS:
+            shown = now
+            speed = done / (now - started)
+            print(f"scored {done:,} of {found.rows:,} sessions, {speed:,.0f}/s", file=sys.stderr, flush=True)
     return sorted(names)
 
 
@@ -195,51 +202,45 @@ def _actors(settings: Score, pieces: int) -> int:
 def _verify(names: list[str], staging: str, rows: int, longest: int) -> tuple[list[manifest.Part], int]:
     """Read everything back: what each part holds, and the number of distinct session ids."""
     of = manifest.partitions(rows)
-    checks = [{"name": name, "partition": -1} for name in names]
+    checks: list[dict[str, Any]] = [{"name": name, "partition": -1} for name in names]
     checks += [{"name": "", "partition": partition} for partition in range(of)]
 
-    def check(batch: pa.Table) -> pa.Table:
-        found = []
-        for row in batch.to_pylist():
-            if row["name"]:
-                part = manifest.verify(staging, row["name"], longest)
-                found.append({**part._asdict(), "distinct": 0})
+    def check(name: str, partition: int) -> dict[str, Any]:
+        part, distinct = manifest.Part(name, 0, 0, 0, 0), 0
+        try:
+            if name:
+                part = manifest.verify(staging, name, longest)
             else:
-                distinct = manifest.distinct_sessions(staging, names, row["partition"], of)
-                found.append({**manifest.Part("", 0, 0, 0, 0)._asdict(), "distinct": distinct})
-        return pa.Table.from_pylist(found)
+                distinct = manifest.distinct_sessions(staging, names, partition, of)
+        except (GRU4RecError, OSError, ValueError) as error:
+            return {**part._asdict(), "distinct": 0, **_as_data(error)}
+        return {**part._asdict(), "distinct": distinct, **_no_error()}
 
-    if rows:
-        blocks = min(len(checks), 256)
-        dataset = ray.data.from_items(checks, override_num_blocks=blocks)
-        with _errors():
-            found = list(dataset.map_batches(check, batch_size=None, batch_format="pyarrow").iter_rows())
+    if rows <= VERIFY_HERE:
+        found = [check(**row) for row in checks]
     else:
-        found = check(pa.Table.from_pylist(checks)).to_pylist()
-    distinct = sum(row.pop("distinct") for row in found)
-    parts = sorted((manifest.Part(**row) for row in found if row["name"]), key=lambda part: part.name)
+        dataset = ray.data.from_items(checks, override_num_blocks=min(len(checks), 256))
+        found = list(dataset.map(lambda row: check(**row)).iter_rows())
+    for row in found:
+        _raise(row)
+    parts = [
+        manifest.Part(**{name: row[name] for name in manifest.Part._fields}) for row in found if row["name"]
+    ]
     written = sum(part.rows for part in parts)
     if written != rows:
         raise GRU4RecError(f"{written} of {rows} sessions were written; nothing was published, run again")
-    return parts, distinct
+    return sorted(parts, key=lambda part: part.name), sum(row["distinct"] for row in found)
 
 
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Errors of this project as they were raised in a worker, without Ray's wrapping."""
-    try:
-        yield
-    except Exception as error:
-        seen: BaseException | None = error
-        while seen is not None:
-            cause = getattr(seen, "cause", None)
-            for candidate in (seen, cause):
-                if isinstance(candidate, GRU4RecError):
-                    kind = InputError if isinstance(candidate, InputError) else GRU4RecError
-                    raise kind(_message(candidate)) from error
-            seen = cause if isinstance(cause, BaseException) else seen.__cause__
-        raise
+def _no_error() -> dict[str, Any]:
+    return {"error": "", "bad_input": False}
 
 
-def _message(error: BaseException) -> str:
-    return str(error.args[0]) if error.args else str(error)
+def _as_data(error: Exception) -> dict[str, Any]:
+    kind = "" if isinstance(error, GRU4RecError) else f"{type(error).__name__}: "
+    return {"error": f"{kind}{error}", "bad_input": isinstance(error, InputError)}
+
+
+def _raise(row: dict[str, Any]) -> None:
+    if row["error"]:
+        raise (InputError if row["bad_input"] else GRU4RecError)(row["error"])

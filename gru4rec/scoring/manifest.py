@@ -64,32 +64,29 @@ def verify(folder: str, name: str, longest: int) -> Part:
 
 def _verify_batch(batch: pa.RecordBatch, longest: int, path: str, first: int) -> tuple[int, int, int, int]:
     items, scores = batch["items"], batch["scores"]
-    lengths = pc.list_value_length(items).to_numpy(zero_copy_only=False)
-    row = np.repeat(np.arange(len(batch)), np.nan_to_num(lengths).astype(np.int64))
-    values = pc.list_flatten(scores).to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(items).fill_null(0).to_numpy(zero_copy_only=False)
+    scored = pc.list_value_length(scores).fill_null(0).to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(batch)), lengths)
+    ids = pc.list_flatten(items)
 
-    def refuse(wrong: np.ndarray, what: str) -> None:
+    def refuse(wrong: np.ndarray, what: str, of: np.ndarray | None = None) -> None:
+        """Where an entry of `wrong` is true; it belongs to row `of[i]`, or row i."""
         if wrong.any():
-            at = first + int(np.flatnonzero(wrong)[0])
-            raise GRU4RecError(f"{path}: row {at}: {what}; nothing was published")
+            at = int(np.flatnonzero(wrong)[0])
+            raise GRU4RecError(
+                f"{path}: row {first + int(at if of is None else of[at])}: {what}; nothing was published"
+            )
 
-    def rows_of(wrong: np.ndarray) -> np.ndarray:
-        return np.isin(np.arange(len(batch)), row[wrong])
-
-    refuse(
-        lengths != pc.list_value_length(scores).to_numpy(zero_copy_only=False),
-        "items and scores differ in length",
-    )
+    refuse(lengths != scored, "items and scores differ in length")
     refuse(lengths > longest, f"the list is longer than {longest}")
-    refuse(rows_of(~np.isfinite(values)), "a score is not finite")
-    rising = np.zeros(len(row), bool)
-    rising[1:] = (row[1:] == row[:-1]) & (values[1:] > values[:-1])
-    refuse(rows_of(rising), "the scores are not sorted")
-    codes = pc.list_flatten(items).dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    order = np.lexsort((codes, row))
-    again = np.zeros(len(row), bool)
-    again[order[1:]] = (row[order][1:] == row[order][:-1]) & (codes[order][1:] == codes[order][:-1])
-    refuse(rows_of(again), "an item is listed twice")
+    values = pc.list_flatten(scores).to_numpy(zero_copy_only=False)
+    refuse(~np.isfinite(values), "a score is not finite", row)
+    refuse((row[1:] == row[:-1]) & (values[1:] > values[:-1]), "the scores are not sorted", row[1:])
+    refuse(ids.is_null().to_numpy(zero_copy_only=False), "an item has no id", row)
+    codes = ids.dictionary_encode()
+    width = max(len(codes.dictionary), 1)
+    keys = np.sort(row * width + codes.indices.to_numpy(zero_copy_only=False))
+    refuse(keys[1:] == keys[:-1], "an item is listed twice", keys[1:] // width)
     return (
         len(batch),
         pc.sum(batch["fallback"]).as_py() or 0,

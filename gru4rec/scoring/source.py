@@ -89,7 +89,7 @@ def find(path: str, item_ids: pa.DataType) -> Source:
 
 
 def _parquet_files(target: str) -> list[str]:
-    """The file itself, or all Parquet files in the folder and below but hidden ones, in order of their paths."""
+    """The file itself, or all Parquet files in the folder and below it, in order of their paths."""
     filesystem, inner = storage.locate(target)
     if filesystem.get_file_info(inner).type == fs.FileType.File:
         return [target]
