@@ -77,8 +77,8 @@ def run(
 ) -> dict[str, Any]:
     """Score what `find` found, publish to `settings.out`, and return the result of the job.
 
-    Ray must be connected. An earlier result in `out` stays until the new one is whole. Raises InputError where
-    a file turns out to be damaged, and GRU4RecError where the result does not pass verification.
+    Ray must be connected. An earlier result in `out` stays until the new one is whole. Raises InputError
+    where a file turns out to be damaged, and GRU4RecError where the result does not pass verification.
     """
     cut = source.pieces(found)
     staging = _beside(storage.absolute(settings.out), f".{uuid.uuid4().hex[:8]}.staging")
