@@ -5,6 +5,8 @@ import os
 import uuid
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from gru4rec.errors import InputError
@@ -144,6 +146,13 @@ def write_bytes(path: str, content: bytes) -> None:
         return
     with filesystem.open_output_stream(inner) as stream:
         stream.write(content)
+
+
+def write_parquet(path: str, table: pa.Table) -> None:
+    """Write a table as one Parquet file."""
+    filesystem, inner = locate(path)
+    with filesystem.open_output_stream(inner) as stream:
+        pq.write_table(table, stream)
 
 
 def read_bytes(path: str) -> bytes:

@@ -14,7 +14,6 @@ from gru4rec import config, storage
 from gru4rec.errors import InputError
 from gru4rec.sessions import clean, formats, report, sources
 from gru4rec.sessions import read as reading
-from gru4rec.sessions.write import write_parquet
 
 PARTITION_BYTES = 256 * 2**20
 """Size of the log for one more partition."""
@@ -47,6 +46,11 @@ def sessions_of(
     return sessions, _notes(files, reads, staging)
 
 
+def no_sessions(files: list[sources.Source]) -> pa.Table:
+    """What a partition without clicks is put together to."""
+    return clean.sessionise(reading.schema(sources.carried_types(files)).empty_table())
+
+
 def _read(
     batch: pa.Table,
     reads: list[list[sources.Piece]],
@@ -74,9 +78,8 @@ def _read(
             )
         storage.write_json(storage.join(staging, "rejected", f"{number:06d}.json"), notes)
         if any(table.num_rows for table in rejected):
-            write_parquet(
-                pa.concat_tables(rejected), storage.join(staging, "rejected", f"part-{number:06d}.parquet")
-            )
+            part = storage.join(staging, "rejected", f"part-{number:06d}.parquet")
+            storage.write_parquet(part, pa.concat_tables(rejected))
     return pa.concat_tables(clicks)
 
 
@@ -122,4 +125,4 @@ def _renumber(path: str, before: np.ndarray) -> None:
     filesystem, inner = storage.locate(path)
     table = pq.read_table(inner, filesystem=filesystem)
     rows = pc.add(table["row"], pa.array(before.astype(np.int64)))
-    write_parquet(table.set_column(table.schema.get_field_index("row"), "row", rows), path)
+    storage.write_parquet(path, table.set_column(table.schema.get_field_index("row"), "row", rows))

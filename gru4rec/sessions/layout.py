@@ -18,14 +18,16 @@ def bin_of(start: np.ndarray, earliest: int, latest: int) -> np.ndarray:
     return (start - earliest) // width
 
 
-def edges(clicks: np.ndarray, files: int) -> np.ndarray:
-    """Bins at which a new file begins, near-equal in clicks; ascending, at most `files` − 1 of them.
+def edges(clicks: np.ndarray, files: int, shards: int) -> np.ndarray:
+    """Bins at which a new file begins; ascending, at most `files` − 1 of them.
 
-    `clicks` [BINS] counts the clicks of the sessions that start in each bin. A bin is never cut, so that
-    sessions with one start stay together and the files are in order of start.
+    `clicks` [BINS] counts the clicks of the sessions that start in each bin. Files are near-equal in clicks, and
+    begin where one of `shards` equal parts of the clicks begins, so that shards of different files are near-equal
+    too. A bin is never cut: sessions with one start stay together, and the files are in order of start.
     """
+    shards = max(shards, files)
     before = np.cumsum(clicks)
-    wanted = before[-1] * np.arange(1, files) // files
+    wanted = before[-1] * (shards * np.arange(1, files) // files) // shards
     found = np.unique(np.searchsorted(before, wanted, side="left") + 1)
     last = int(np.flatnonzero(clicks)[-1]) if before[-1] else 0
     return found[found <= last]

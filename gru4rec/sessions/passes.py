@@ -15,18 +15,14 @@ import pyarrow.compute as pc
 
 from gru4rec import config
 from gru4rec.errors import InputError
-from gru4rec.sessions import clean, layout, sources
+from gru4rec.sessions import clean, ingest, layout, sources
 from gru4rec.sessions.clean import NEVER, TRAIN, Rules
 from gru4rec.sessions.prepared import SPLITS
+from gru4rec.sessions.report import step
 
 DAY = 86_400_000  # ms
 
 Entry = dict[str, Any]
-
-
-def step(name: str, sessions: int, clicks: int) -> Entry:
-    """What one step of the cleaning took away."""
-    return {"name": name, "sessions": sessions, "clicks": clicks}
 
 
 def _each(sessions: Any, task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
@@ -65,7 +61,9 @@ def lengths_and_split(
 ) -> tuple[Rules, list[Entry], tuple[int, int]]:
     """(rules with id types and the split, steps so far, earliest and latest start)."""
     may = sources.may_be_integers(files)
-    found = pa.concat_tables(_each(sessions, functools.partial(_lengths, rules=rules, may_be_integers=may)))
+    parts = list(_each(sessions, functools.partial(_lengths, rules=rules, may_be_integers=may)))
+    # Ray hands on no empty table: without a single click there is no part.
+    found = pa.concat_tables(parts or [_lengths(ingest.no_sessions(files), rules, may)])
     total = {name: int(pc.sum(found[name]).as_py() or 0) for name in found.column_names[:5]}
     steps = [
         step("sessions too short", total["short_sessions"], total["short_clicks"]),
@@ -102,7 +100,10 @@ def _support(sessions: pa.Table, rules: Rules) -> pa.Table:
 
 def enough_support(sessions: Any, rules: Rules, least: int) -> Rules:
     """The rules with the items that have at least so many clicks in the training split."""
-    counts = clean.merged_support(list(_each(sessions, functools.partial(_support, rules=rules))))
+    parts = list(_each(sessions, functools.partial(_support, rules=rules)))
+    if not parts:  # no training session: Ray hands on no empty table
+        return rules
+    counts = clean.merged_support(parts)
     enough = pc.greater_equal(counts["support"], least)
     return dataclasses.replace(rules, supported=counts["item"].filter(enough).combine_chunks())
 

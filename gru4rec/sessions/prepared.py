@@ -32,7 +32,7 @@ class Sessions(NamedTuple):
     items: np.ndarray  # [clicks] int32, item index
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]
         return len(self.offsets) - 1
 
     @property

@@ -6,6 +6,11 @@ from typing import Any
 from gru4rec.sessions.prepared import SPLITS
 
 
+def step(name: str, sessions: int, clicks: int) -> dict[str, Any]:
+    """What one step of the cleaning took away, as it stands in prepare.json."""
+    return {"name": name, "sessions": sessions, "clicks": clicks}
+
+
 def say(text: str) -> None:
     """A line of progress, on stderr."""
     print(text, file=sys.stderr, flush=True)

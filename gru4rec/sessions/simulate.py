@@ -2,10 +2,10 @@
 
 Behind the items are *routes*: closed walks through the catalogue, each a ring of slots with one item in
 each. An item stands in several slots, a popular one in many. A session has an intent that nobody sees: a
-route, a place on it and a direction. It goes along the route in small steps, and now and then jumps to an
-item by popularity. So the last click alone leaves several routes and both directions open, while the last
-two or three disclose them; and there are too many pairs to count them all, while what stands on a route
-together can be embedded together.
+route, a place on it and a direction. It goes along the route in strides of any length up to half of it, and
+now and then jumps to an item by popularity. So the last click alone leaves several routes and both
+directions open, while the last two or three disclose them; and there are too many pairs to count them all,
+while what stands on a route together can be embedded together.
 
 Popularity follows a shifted Zipf law. It drifts: with the days, a growing share of sessions takes routes,
 and of jumps takes items, by a second, independent popularity. Lengths are log-normal: many short sessions,
@@ -22,16 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gru4rec import config, storage
 from gru4rec.errors import InputError
 
 SUMMARY = "simulate.json"
 CHUNK = 100_000  # sessions a file
-ROUTE = 40  # slots of a route
-SLOTS = 8  # slots of an item, on average
-STEPS = np.array([0.4, 0.3, 0.2, 0.1])  # probability of a step of 1, 2, 3, 4 slots
+ROUTE = 24  # slots of a route
+SLOTS = 2  # slots of an item, on average
+LONGEST_STRIDE = 12  # slots; all strides from 1 are as likely
 JUMP = 0.1  # share of clicks that follow popularity instead of the route
 SPREAD = 0.9  # standard deviation of the logarithm of the length
 LONGEST = 500  # clicks of a session
@@ -65,9 +64,7 @@ def simulate(settings: config.Simulation, out: str) -> dict[str, Any]:
         storage.make_folder(staging)
         for number in range(-(-settings.sessions // CHUNK)):
             table = chunk(settings, made, number)
-            filesystem, inner = storage.locate(storage.join(staging, f"part-{number:05d}.parquet"))
-            with filesystem.open_output_stream(inner) as stream:
-                pq.write_table(table, stream)
+            storage.write_parquet(storage.join(staging, f"part-{number:05d}.parquet"), table)
             clicks, files = clicks + table.num_rows, files + 1
         counts = {"sessions": settings.sessions, "items": settings.items, "clicks": clicks, "files": files}
         names = [field.name for field in dataclasses.fields(config.Simulation)]
@@ -179,7 +176,6 @@ def walk(random: np.random.Generator, made: World, lengths: np.ndarray, late: np
     route = _drawn(random, made.early_routes, made.late_routes, late)
     place = random.integers(0, slots, count)
     direction = np.where(random.random(count) < 0.5, 1, -1)
-    steps = np.cumsum(STEPS)
     # All sessions walk abreast, the longest first in line, so that those still under way are always the head.
     line = np.argsort(-lengths, kind="stable")
     under_way = np.searchsorted(-lengths[line], -np.arange(lengths.max()), side="left")
@@ -188,7 +184,7 @@ def walk(random: np.random.Generator, made: World, lengths: np.ndarray, late: np
     for step, active in enumerate(under_way.tolist()):
         who = line[:active]
         if step:
-            stride = 1 + np.searchsorted(steps[:-1], random.random(active), side="right")
+            stride = random.integers(1, LONGEST_STRIDE + 1, active)
             place[who] = (place[who] + direction[who] * stride) % slots
         clicked = made.routes[route[who], place[who]]
         jumps = random.random(active) < JUMP

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from gru4rec import config, storage
 from gru4rec.sessions import clean, layout, report
 from gru4rec.sessions.clean import TRAIN, Rules
-from gru4rec.sessions.passes import step
 from gru4rec.sessions.prepared import ITEMS, SPLITS
+from gru4rec.sessions.report import step
 
 Entry = dict[str, Any]
 
@@ -82,19 +82,13 @@ def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards:
     }
 
 
-def write_parquet(table: pa.Table, path: str) -> None:
-    filesystem, inner = storage.locate(path)
-    with filesystem.open_output_stream(inner) as stream:
-        pq.write_table(table, stream)
-
-
 def write_items(firsts: pa.Table, staging: str) -> None:
     columns = {
         "item_id": firsts["item"],
         "item_index": pa.array(np.arange(firsts.num_rows, dtype=np.int32)),
         "support": firsts["support"],
     }
-    write_parquet(pa.table(columns), storage.join(staging, ITEMS))
+    storage.write_parquet(storage.join(staging, ITEMS), pa.table(columns))
 
 
 def write_splits(
@@ -111,13 +105,15 @@ def write_splits(
     """Write the files of all splits by tasks; returns `splits` of prepare.json."""
     import ray
 
+    clicks = [int(count) for count in totals["clicks"]]
+    wanted = [min(settings.shards, int(totals["sessions"][TRAIN])), 1, 1]
     edges = [
-        layout.edges(bins[split], layout.files_for(int(totals["clicks"][split])))
+        layout.edges(bins[split], layout.files_for(clicks[split]), wanted[split])
         for split in range(len(SPLITS))
     ]
     by_file = np.zeros(len(edges[TRAIN]) + 1, np.int64)
     np.add.at(by_file, layout.file_of(np.arange(layout.BINS), edges[TRAIN]), bins[TRAIN])
-    shards = layout.allot(by_file, min(settings.shards, int(totals["sessions"][TRAIN])))
+    shards = layout.allot(by_file, wanted[TRAIN])
     files = sum(len(cuts) + 1 for cuts in edges)
     report.say(f"writing {int(totals['clicks'].sum())} clicks")
     item_ids = ray.put(firsts["item"].combine_chunks())

@@ -51,7 +51,7 @@ def test_files_are_in_order_of_start(sessions, files):
     assert bins.min() >= 0
     assert bins.max() < layout.BINS
     clicks = np.bincount(bins, weights=lengths, minlength=layout.BINS).astype(np.int64)
-    edges = layout.edges(clicks, files)
+    edges = layout.edges(clicks, files, 1)
     file = layout.file_of(bins, edges)
     assert len(edges) < files or files == 1
     assert file[np.argsort(start, kind="stable")].tolist() == sorted(file.tolist())
@@ -62,6 +62,17 @@ def test_files_are_in_order_of_start(sessions, files):
 def test_files_are_balanced(files):
     random = np.random.default_rng(0)
     clicks = random.integers(0, 100, layout.BINS)
-    by_file = np.bincount(layout.file_of(np.arange(layout.BINS), layout.edges(clicks, files)), weights=clicks)
+    by_file = np.bincount(
+        layout.file_of(np.arange(layout.BINS), layout.edges(clicks, files, files)), weights=clicks
+    )
     assert len(by_file) == files
     assert np.abs(by_file / clicks.sum() * files - 1).max() < 0.2
+
+
+def test_shards_of_several_files_are_balanced():
+    clicks = np.full(layout.BINS, 10)
+    edges = layout.edges(clicks, 100, 256)
+    by_file = np.bincount(layout.file_of(np.arange(layout.BINS), edges), weights=clicks).astype(np.int64)
+    shards = layout.allot(by_file, 256)
+    assert shards.sum() == 256
+    np.testing.assert_allclose(by_file / shards, clicks.sum() / 256, rtol=0.01)

@@ -1,5 +1,7 @@
 """Files → clicks and rejected rows: formats, ids, row numbers, and cuts of a file into pieces."""
 
+import itertools
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -99,7 +101,7 @@ def test_parquet_ids_of_no_known_type(tmp_path):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [1, 7, 50, 10_000])
 def test_pieces_hold_every_row_once(tmp_path, size, seed):
-    """However a file is cut: the same clicks, in positions that rise with the rows, and the same rejected rows."""
+    """However a file is cut: the same clicks, positions that rise with the rows, the same rejected rows."""
     path = tmp_path / "a.csv"
     rows = [f"{i * seed},{i},{i}" if i % 5 else "bad" * seed for i in range(40)]
     path.write_text("\n".join(["SessionId,ItemId,Time", *rows]) + "\n" * (seed % 2))
@@ -129,7 +131,7 @@ def test_tasks_cover_all_files(sizes, read_bytes):
         mine = [(piece.start, piece.end) for piece in pieces if piece.source is source]
         assert mine[0][0] == 0
         assert mine[-1][1] == source.size
-        assert all(a[1] == b[0] for a, b in zip(mine, mine[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(mine))
     assert all(end - start <= read_bytes for _, start, end in pieces)
 
 
