@@ -21,9 +21,10 @@ def bin_of(start: np.ndarray, earliest: int, latest: int) -> np.ndarray:
 def edges(clicks: np.ndarray, files: int, shards: int) -> np.ndarray:
     """Bins at which a new file begins; ascending, at most `files` − 1 of them.
 
-    `clicks` [BINS] counts the clicks of the sessions that start in each bin. Files are near-equal in clicks, and
-    begin where one of `shards` equal parts of the clicks begins, so that shards of different files are near-equal
-    too. A bin is never cut: sessions with one start stay together, and the files are in order of start.
+    `clicks` [BINS] counts the clicks of the sessions that start in each bin. Files are near-equal in
+    clicks, and begin where one of `shards` equal parts of the clicks begins, so that shards of different
+    files are near-equal too. A bin is never cut: sessions with one start stay together, and the files are
+    in order of start.
     """
     shards = max(shards, files)
     before = np.cumsum(clicks)
