@@ -81,7 +81,7 @@ def run(
     where a file turns out to be damaged, and GRU4RecError where the result does not pass verification.
     """
     cut = source.pieces(found)
-    staging = _beside(storage.absolute(settings.out), f".{uuid.uuid4().hex[:8]}.staging")
+    staging = storage.beside(storage.absolute(settings.out), f".{uuid.uuid4().hex[:8]}.staging")
     started = time.monotonic()
     try:
         storage.make_folder(staging)
@@ -123,15 +123,8 @@ def run(
         "files": len(parts),
         "seconds": content["seconds"],
         "model_version": version,
-        "out": settings.out,
+        "out": storage.shown(settings.out),
     }
-
-
-def _beside(path: str, ending: str) -> str:
-    if "://" not in path:
-        return path + ending
-    place, mark, options = path.partition("?")
-    return place + ending + mark + options
 
 
 def _score_pieces(
@@ -152,12 +145,13 @@ def _score_pieces(
         return [manifest.write_part(staging, 0, scorer.score(empty))]
     plan = [{"number": number, "spans": json.dumps(spans)} for number, spans in enumerate(cut)]
     shared = ray.put(given)
+    actors = _actors(settings, len(plan))
     dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
         Scorer,
         fn_constructor_kwargs={"shared": [shared], "settings": settings, "staging": staging},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_actors(settings, len(plan))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=settings.threads if not settings.gpus_per_actor else 0,
         num_gpus=settings.gpus_per_actor or None,
     )

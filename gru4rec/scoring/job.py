@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gru4rec import config
+from gru4rec import config, storage
 from gru4rec.tracking import folder, registry
 
 
@@ -20,5 +20,5 @@ def score(settings: config.Score) -> dict[str, Any]:
     found = batch.find(settings, loaded)
     with on_ray.connected(settings.verbose):
         result = batch.run(settings, found, loaded, version, uri)
-    report.show(result, uri)
+    report.show(result, storage.shown(uri))
     return result

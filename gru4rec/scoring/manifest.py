@@ -16,6 +16,7 @@ from pyarrow import fs
 
 from gru4rec import storage
 from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.storage import shown
 
 MANIFEST = "manifest.json"
 FORMAT = "gru4rec recommendations"
@@ -73,9 +74,8 @@ def _verify_batch(batch: pa.RecordBatch, longest: int, path: str, first: int) ->
         """Where an entry of `wrong` is true; it belongs to row `of[i]`, or row i."""
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
-            raise GRU4RecError(
-                f"{path}: row {first + int(at if of is None else of[at])}: {what}; nothing was published"
-            )
+            number = first + int(at if of is None else of[at])
+            raise GRU4RecError(f"{shown(path)}: row {number}: {what}; nothing was published")
 
     refuse(lengths != scored, "items and scores differ in length")
     refuse(lengths > longest, f"the list is longer than {longest}")
@@ -118,18 +118,18 @@ def distinct_sessions(folder: str, names: Sequence[str], partition: int = 0, of:
 
 def check_out(out: str, sessions: str) -> None:
     """Raises InputError where `out` holds the input, or anything but a recommendations folder."""
-    target, source = storage.absolute(out), storage.absolute(sessions)
-    if source == target or source.startswith(target.rstrip("/") + "/"):
-        raise InputError(f"--out {out}: holds the sessions to score; name another folder")
-    filesystem, inner = storage.locate(target)
+    target = storage.absolute(out)
+    (filesystem, inner), (source, place) = storage.locate(target), storage.locate(storage.absolute(sessions))
+    if filesystem == source and f"{place}/".startswith(f"{inner}/"):
+        raise InputError(f"--out {shown(out)}: holds the sessions to score; name another folder")
     kind = filesystem.get_file_info(inner).type
     if kind == fs.FileType.File:
-        raise InputError(f"--out {out}: is a file; name a folder")
+        raise InputError(f"--out {shown(out)}: is a file; name a folder")
     if kind == fs.FileType.NotFound:
         return
     held = filesystem.get_file_info(fs.FileSelector(inner))
     if held and not _is_result(target):
-        raise InputError(f"--out {out}: holds something else ({held[0].base_name}); name a new folder")
+        raise InputError(f"--out {shown(out)}: holds something else ({held[0].base_name}); name a new folder")
 
 
 def _is_result(folder: str) -> bool:

@@ -18,6 +18,7 @@ from gru4rec import storage
 from gru4rec.errors import InputError
 from gru4rec.scoring.recommend import check_ids, is_list
 from gru4rec.sessions.prepared import SPLITS, SUMMARY, Prepared
+from gru4rec.storage import shown
 
 COLUMNS = ["session_id", "items"]
 SMALLEST_PIECE, LARGEST_PIECE, PIECES = 4096, 131_072, 64
@@ -59,9 +60,11 @@ def find(path: str, item_ids: pa.DataType) -> Source:
     """
     target = storage.absolute(path)
     if not storage.exists(target):
-        raise InputError(f"{path}: no such file or folder")
+        raise InputError(f"{shown(path)}: no such file or folder")
     if storage.exists(storage.join(target, SUMMARY)):
-        raise InputError(f"{path}: is a whole prepared folder; name the split: {storage.join(path, 'test')}")
+        raise InputError(
+            f"{shown(path)}: is a whole prepared folder; name the split: {shown(storage.join(path, 'test'))}"
+        )
     parent, _, name = target.partition("?")[0].rpartition("/")
     options = target.partition("?")[1:] if "://" in target else ("", "")
     parent += "".join(options)
@@ -72,7 +75,7 @@ def find(path: str, item_ids: pa.DataType) -> Source:
     else:
         paths = _parquet_files(target)
         if not paths:
-            raise InputError(f"{path}: holds no Parquet file")
+            raise InputError(f"{shown(path)}: holds no Parquet file")
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(_footer, paths))
     _check(paths, footers, pa.int32() if prepared else item_ids)
@@ -113,7 +116,7 @@ def _footer(path: str) -> _Footer:
             digest = hashlib.sha256(tail + str(size).encode()).digest()
             return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+        raise InputError(f"{shown(path)}: not a readable Parquet file: {error}") from error
 
 
 def _check(paths: Sequence[str], footers: Sequence[_Footer], item_ids: pa.DataType) -> None:
@@ -121,15 +124,15 @@ def _check(paths: Sequence[str], footers: Sequence[_Footer], item_ids: pa.DataTy
         for name in COLUMNS:
             if name not in footer.schema.names:
                 raise InputError(
-                    f"{path}: has no column {name}; it has {' '.join(footer.schema.names) or 'none'}"
+                    f"{shown(path)}: has no column {name}; it has {' '.join(footer.schema.names) or 'none'}"
                 )
         kind = footer.schema.field("items").type
         if not is_list(kind):
-            raise InputError(f"{path}: column items holds {kind}, not lists of item ids")
+            raise InputError(f"{shown(path)}: column items holds {kind}, not lists of item ids")
         try:
             check_ids(kind.value_type, item_ids)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            raise InputError(f"{shown(path)}: {error}") from error
 
 
 def _common_session_id(paths: Sequence[str], footers: Sequence[_Footer]) -> pa.DataType:
@@ -141,7 +144,7 @@ def _common_session_id(paths: Sequence[str], footers: Sequence[_Footer]) -> pa.D
         except pa.ArrowException as error:
             found = schema.field("session_id").type
             raise InputError(
-                f"{path}: session_id is {field.type}, in the files before {found}; convert one"
+                f"{shown(path)}: session_id is {field.type}, in the files before {found}; convert one"
             ) from error
     kind = schema.field("session_id").type
     return pa.int64() if pa.types.is_null(kind) else kind
@@ -182,7 +185,7 @@ def _read_span(span: Span) -> pa.Table:
         start += rows
     found = pa.concat_tables(parts)
     if len(found) != span.rows:
-        raise InputError(f"{span.path}: has changed since the job started")
+        raise InputError(f"{shown(span.path)}: has changed since the job started")
     return found
 
 
@@ -194,7 +197,7 @@ def _group_rows(path: str) -> list[int]:
             metadata = pq.ParquetFile(file).metadata
             return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+        raise InputError(f"{shown(path)}: not a readable Parquet file: {error}") from error
 
 
 @functools.lru_cache(maxsize=1)  # neighbouring pieces often lie in one large row group
@@ -204,4 +207,4 @@ def _read_group(path: str, group: int) -> pa.Table:
         with filesystem.open_input_file(inner) as file:
             return pq.ParquetFile(file).read_row_group(group, columns=COLUMNS)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: row group {group} cannot be read: {error}") from error
+        raise InputError(f"{shown(path)}: row group {group} cannot be read: {error}") from error

@@ -24,6 +24,7 @@ from gru4rec import storage
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import InputError
 from gru4rec.model.network import GRU4Rec
+from gru4rec.storage import shown
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -50,7 +51,7 @@ def save(model: GRU4Rec, items: pa.Table, folder: str, extra: Mapping[str, Any] 
     """
     reason = _not_ours(folder)
     if reason:
-        raise InputError(f"{folder}: {reason}; name a new folder for the model")
+        raise InputError(f"{shown(folder)}: {reason}; name a new folder for the model")
     if len(items) != model.item_count:
         raise ValueError(f"{len(items)} items for a model of {model.item_count}")
     config = {
@@ -99,7 +100,7 @@ def _parquet(table: pa.Table) -> bytes:
 def load(folder: str) -> LoadedModel:
     """The model in `folder`. Raises InputError naming the file that is missing, damaged or does not fit."""
     if not storage.exists(folder):
-        raise InputError(f"{folder}: no such model folder")
+        raise InputError(f"{shown(folder)}: no such model folder")
     return LoadedModel(*_checked(folder))
 
 
@@ -110,25 +111,29 @@ def _checked(folder: str) -> tuple[GRU4Rec, pa.Table, dict[str, Any]]:
     try:
         model = GRU4Rec.from_tensors(hyperparameters, safetensors.torch.load(_read(folder, WEIGHTS)))
     except (safetensors.SafetensorError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: not the weights of this model: {error}") from error
+        raise InputError(f"{shown(path)}: not the weights of this model: {error}") from error
     path = storage.join(folder, ITEMS)
     try:
         items = pq.read_table(pa.BufferReader(_read(folder, ITEMS)))
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{shown(path)}: cannot be read: {error}") from error
     missing = [name for name in COLUMNS if name not in items.column_names]
     if missing:
-        raise InputError(f"{path}: has no column {missing[0]}; it has {' '.join(items.column_names)}")
+        raise InputError(f"{shown(path)}: has no column {missing[0]}; it has {' '.join(items.column_names)}")
     items = items.select(COLUMNS).sort_by("item_index")
     if not np.array_equal(items["item_index"].to_numpy(), np.arange(model.item_count)):
-        raise InputError(f"{path}: does not number the {model.item_count} items of {WEIGHTS} from 0 on")
+        raise InputError(
+            f"{shown(path)}: does not number the {model.item_count} items of {WEIGHTS} from 0 on"
+        )
     return model, items, config
 
 
 def _hyperparameters(given: dict[str, Any], path: str) -> Hyperparameters:
     unknown = set(given) - {field.name for field in dataclasses.fields(Hyperparameters)}
     if unknown:
-        raise InputError(f"{path}: unknown hyperparameter {min(unknown)}; use the release that wrote it")
+        raise InputError(
+            f"{shown(path)}: unknown hyperparameter {min(unknown)}; use the release that wrote it"
+        )
     return Hyperparameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})  # type: ignore[arg-type]
 
 
@@ -137,16 +142,16 @@ def _read_config(folder: str) -> dict[str, Any]:
     try:
         config = json.loads(_read(folder, CONFIG))
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+        raise InputError(f"{shown(path)}: not valid JSON: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise InputError(f"{path}: does not describe a {FORMAT}")
+        raise InputError(f"{shown(path)}: does not describe a {FORMAT}")
     if config.get("format_version") != FORMAT_VERSION:
         raise InputError(
-            f"{path}: format version {config.get('format_version')} is not {FORMAT_VERSION}; "
+            f"{shown(path)}: format version {config.get('format_version')} is not {FORMAT_VERSION}; "
             "use the release that wrote it"
         )
     if not isinstance(config.get("hyperparameters"), dict):
-        raise InputError(f"{path}: has no hyperparameters")
+        raise InputError(f"{shown(path)}: has no hyperparameters")
     return config
 
 
@@ -155,6 +160,6 @@ def _read(folder: str, name: str) -> bytes:
     try:
         return storage.read_bytes(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: is missing; {folder} is not a whole model folder") from error
+        raise InputError(f"{shown(path)}: is missing; {shown(folder)} is not a whole model folder") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        raise InputError(f"{shown(path)}: cannot be read: {error}") from error
