@@ -16,7 +16,7 @@ from gru4rec.sessions import clean, formats, report, sources
 from gru4rec.sessions import read as reading
 
 PARTITION_BYTES = 256 * 2**20
-"""Size of the log for one more partition."""
+"""Size of the log, as text, for one more partition."""
 
 Entry = dict[str, Any]
 
@@ -29,7 +29,7 @@ def sessions_of(
 
     reads = sources.pieces(files)
     size = sum(source.size for source in files)
-    count = settings.partitions or max(1, -(-size // PARTITION_BYTES))
+    count = settings.partitions or max(1, -(-sum(source.weight for source in files) // PARTITION_BYTES))
     report.say(f"reading {len(files)} files, {size / 2**20:.1f} MiB")
     types = sources.carried_types(files)
     task = functools.partial(_read, reads=reads, form=form, types=types, staging=staging)

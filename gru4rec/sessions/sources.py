@@ -19,6 +19,7 @@ from gru4rec.sessions.formats import Format
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t"}
 PARQUET = (".parquet", ".pq")
 PACKED = (".gz", ".bz2", ".zip", ".zst", ".xz", ".7z")
+BYTES_PER_ROW = 25  # of a click in text
 READ_BYTES = 64 * 2**20
 """What one task reads, about: small enough to keep a few of them in a worker's memory as text, columns and
 rows.
@@ -40,6 +41,11 @@ class Source:
     row_groups: tuple[int, ...] = ()  # rows of each row group
     header: bool = False  # the first line of the text is no row
     rows: bool = True  # it has more than a header
+
+    @property
+    def weight(self) -> int:
+        """Bytes of its rows as text, about: Parquet is packed, and its size says little about its rows."""
+        return self.size if self.separator else BYTES_PER_ROW * sum(self.row_groups)
 
 
 class Piece(NamedTuple):
@@ -211,12 +217,12 @@ def pieces(sources: Sequence[Source], read_bytes: int = READ_BYTES) -> list[list
     for source in sources:
         units = source.row_groups if not source.separator else (source.size,)
         count = len(source.row_groups) if not source.separator else source.size
-        cuts = max(1, -(-source.size // read_bytes))
+        cuts = max(1, -(-source.weight // read_bytes))
         edges = [count * i // cuts for i in range(cuts + 1)] if sum(units) else []
         for start, end in itertools.pairwise(edges):
             if start == end:
                 continue
-            size = source.size // cuts
+            size = source.weight // cuts
             if not reads or size > room:
                 reads.append([])
                 room = read_bytes
