@@ -4,7 +4,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The time of one example says more about the machine's load than about the code.
+hypothesis.settings.register_profile("gru4rec", deadline=None)
+hypothesis.settings.load_profile("gru4rec")
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,15 @@ class PlainTrainer:
         self.log_support = torch.from_numpy(np.log(support.astype(np.float64)))
         self.hidden = None
 
-    def loss(self, weights, inputs, targets, resets, extra, drop_embed=1.0, drop_hidden=1.0) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, weights, inputs, targets, resets, extra, drop_embed=1.0, drop_hidden=1.0
+    ) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        hidden = torch.zeros(len(inputs), settings.layers[-1], dtype=torch.float64) if self.hidden is None else self.hidden
+        hidden = (
+            torch.zeros(len(inputs), settings.layers[-1], dtype=torch.float64)
+            if self.hidden is None
+            else self.hidden
+        )
         hidden = torch.where(resets.unsqueeze(1), 0.0, hidden)
         x = weights["item_table"][inputs] * drop_embed
         new = torch.gru_cell(
@@ -78,4 +84,4 @@ class PlainTrainer:
             change = change + self.settings.momentum * self.velocities[name][touched]
             self.velocities[name][touched] = change
             weight[touched] += change
-        return float(loss)
+        return float(loss.detach())

@@ -74,7 +74,11 @@ def test_schedule_equals_the_obvious_one_however_the_stream_is_cut(sessions, lan
 @given(sessions=sessions_of_any_length, lanes=st.integers(1, 7), steps=st.integers(1, 9))
 def test_every_transition_is_trained_exactly_once(sessions, lanes, steps):
     found = sorted(
-        row[:2] for block in blocks([flat(sessions)], lanes, steps) for step in rows(block) for row in step if row
+        row[:2]
+        for block in blocks([flat(sessions)], lanes, steps)
+        for step in rows(block)
+        for row in step
+        if row
     )
     expected = sorted(pair for session in sessions for pair in zip(session[:-1], session[1:], strict=True))
     assert found == expected

@@ -1,0 +1,128 @@
+"""The training step against plain float64, and several workers against one process."""
+
+import dataclasses
+
+import numpy as np
+import plain
+import pytest
+import torch
+import workers
+from simple_log import halves, simple_log
+
+from gru4rec.config import Hyperparameters
+from gru4rec.errors import GRU4RecError
+from gru4rec.model import kernels, negatives
+from gru4rec.model.network import initialise
+from gru4rec.sessions.prepared import Sessions
+from gru4rec.training import lanes
+from gru4rec.training.trainer import BLOCK_STEPS, Trainer
+
+BASE = Hyperparameters(
+    layers=(16,), batch_size=8, n_sample=50, dropout_hidden=0.0, learning_rate=0.1, momentum=0.2, seed=1
+)
+BOTH_LOSSES = [
+    dataclasses.replace(BASE, loss="cross-entropy", logq=1.0, sample_alpha=0.5),
+    dataclasses.replace(BASE, loss="bpr-max", sample_alpha=0.0, bpreg=0.5, elu_param=0.5),
+]
+ids = [settings.loss for settings in BOTH_LOSSES]
+
+
+@pytest.fixture(params=["fused", "plain torch"])
+def kernel(request, monkeypatch):
+    if request.param == "fused" and not kernels.FUSED:
+        pytest.skip("numba is not installed")
+    monkeypatch.setattr(kernels, "FUSED", request.param == "fused")
+
+
+@pytest.mark.parametrize("settings", BOTH_LOSSES, ids=ids)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_steps_equal_the_plain_implementation(settings, dropout, kernel):
+    """Losses step by step and all weights after 128 steps, dropout at both places and momentum on."""
+    settings = dataclasses.replace(settings, dropout_embed=dropout, dropout_hidden=dropout)
+    sessions, support = simple_log(400, 300)
+    support = np.maximum(support, 1)
+    model = initialise(settings, len(support))
+    obvious = plain.PlainTrainer(settings, model.tensors(), support)
+    trainer = Trainer(model, support)
+    for number, block in enumerate(lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS)):
+        if number == 2:
+            break
+        drops = [
+            (trainer._dropout(dropout, purpose, 0, number, 16), key)
+            for purpose, key in ((1, "drop_embed"), (2, "drop_hidden"))
+        ]
+        found = trainer.train_block(0, number, block).tolist()
+        extra = negatives.draw(
+            negatives.alias_table(support**settings.sample_alpha),
+            negatives.stream(settings.seed, 0, 0, number),
+            (BLOCK_STEPS, settings.n_sample),
+        )
+        for step in range(BLOCK_STEPS):
+            wanted = obvious.step(
+                torch.from_numpy(block.inputs[step]).long(),
+                torch.from_numpy(block.targets[step]).long(),
+                torch.from_numpy(block.resets[step]),
+                torch.from_numpy(extra[step]).long(),
+                **{key: drop[step].double() for drop, key in drops if drop is not None},
+            )
+            assert found[step] == pytest.approx(wanted, rel=1e-5)
+    for name, weight in model.tensors().items():
+        torch.testing.assert_close(weight.double(), obvious.weights[name], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", BOTH_LOSSES, ids=ids)
+def test_two_workers_equal_one_process_with_twice_the_lanes(settings, tmp_path):
+    """300 steps and more, dropout and momentum on: equal losses; and replicas with the same bits."""
+    settings = dataclasses.replace(settings, dropout_embed=0.2, dropout_hidden=0.2)
+    sessions, support = simple_log(2000, 300)
+    streams = halves(sessions)
+    alone, model = workers.alone(settings, support, streams, blocks=5)
+    together = workers.together(tmp_path, settings, support, streams, blocks=5)
+    assert len(alone) >= 300
+    for losses, _ in together:
+        np.testing.assert_allclose(losses, alone, rtol=1e-5)
+    assert len({digest for _, digest in together}) == 1
+
+
+def test_a_worker_that_runs_out_keeps_step_until_all_are_done(tmp_path):
+    sessions, support = simple_log(300, 100)
+    short = Sessions(sessions.offsets[:21], sessions.items[: sessions.offsets[20]])
+    losses, _ = workers.alone(BASE, support, [sessions, short], blocks=1000)
+    for found, _ in workers.together(tmp_path, BASE, support, [sessions, short], blocks=1000):
+        np.testing.assert_allclose(found, losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_fewer_sessions_than_lanes_train(count):
+    sessions, support = simple_log(count, 50)
+    trainer = Trainer(initialise(BASE, 50), support)
+    epoch = trainer.train_epoch(0, [[sessions]])
+    assert epoch.events == sessions.transitions
+
+
+def test_an_epoch_trains_every_transition_and_lowers_the_loss():
+    sessions, support = simple_log(500, 60)
+    trainer = Trainer(initialise(BASE, 60), support)
+    epochs = [trainer.train_epoch(epoch, [[sessions]]) for epoch in range(3)]
+    assert {epoch.events for epoch in epochs} == {sessions.transitions}
+    assert epochs[2].loss < epochs[0].loss
+
+
+def test_a_loss_that_explodes_stops_with_epoch_and_step():
+    sessions, support = simple_log(200, 60)
+    model = initialise(BASE, 60)
+    model.item_table[3] = torch.nan
+    with pytest.raises(GRU4RecError, match="not finite in epoch 1"):
+        Trainer(model, support).train_epoch(0, [[sessions]])
+
+
+def test_untouched_rows_keep_weights_and_optimizer_state():
+    sessions, support = simple_log(50, 40)
+    settings = dataclasses.replace(BASE, n_sample=0)
+    wide = np.concatenate([support, np.ones(1000, np.int64)])
+    model = initialise(settings, len(wide))
+    before = model.item_table.clone()
+    trainer = Trainer(model, wide)
+    trainer.train_epoch(0, [[sessions]])
+    assert torch.equal(model.item_table[40:], before[40:])
+    assert not trainer._table_state.accumulator[40:].any()
