@@ -43,9 +43,7 @@ class Hyperparameters:
     epochs: int = setting(10, "Passes over the training sessions.", ge=1)
     dropout_embed: float = setting(0.0, "Share of the item input that is dropped in training.", ge=0, lt=1)
     dropout_hidden: float = setting(0.4, "Share of the hidden state that is dropped in training.", ge=0, lt=1)
-    optimizer: Literal["adagrad"] = setting(
-        "adagrad", "Adagrad on the touched rows (accumulators start at 0)."
-    )
+    optimizer: Literal["adagrad"] = setting("adagrad", "Adagrad on the touched rows (accumulators start at 0).")
     learning_rate: float = setting(0.2, "Learning rate of the optimizer.", gt=0)
     momentum: float = setting(0.2, "Momentum of the optimizer; 0 is none.", ge=0, lt=1)
     n_sample: int = setting(2048, "Extra negatives a step, shared by all lanes.", ge=0)
@@ -56,9 +54,7 @@ class Hyperparameters:
         1.0, "Cross-entropy only: strength of the correction for the sampling probabilities; 0 is none.", ge=0
     )
     bpreg: float = setting(0.5, "BPR-max only: weight of the score regularisation.", ge=0)
-    elu_param: float = setting(
-        0.5, "BPR-max only: scores below 0 go through ELU with this alpha; 0 is linear.", ge=0
-    )
+    elu_param: float = setting(0.5, "BPR-max only: scores below 0 go through ELU with this alpha; 0 is linear.", ge=0)
     seed: int = setting(42, "Seed of the initial weights, the negatives and the dropout.", ge=0, lt=2**32)
 
 
@@ -69,13 +65,11 @@ class Prepare(Common):
     clicks: tuple[str, ...] = setting(
         REQUIRED, "Click log: files, folders or globs (CSV, TSV, .dat, Parquet).", min_length=1
     )
-    test_clicks: tuple[str, ...] = setting(
-        (), "Click log of the test split, where the data comes already split."
-    )
+    test_clicks: tuple[str, ...] = setting((), "Click log of the test split, where the data comes already split.")
     out: str = setting(REQUIRED, "Folder for the prepared data.")
     format: Literal["yoochoose", "columns"] = setting(
         "columns",
-        "Form of the log: 'yoochoose' (no header; session, ISO-8601 time, item, category) or 'columns' (named columns).",
+        "Form of the log: 'yoochoose' (no header: session, ISO time, item, category) or 'columns' (named columns).",
     )
     session_column: str = setting("SessionId", "Name of the session column (format 'columns').")
     item_column: str = setting("ItemId", "Name of the item column (format 'columns').")
@@ -86,30 +80,20 @@ class Prepare(Common):
     separator: str = setting(
         "", "Column separator of text files; default: by the file's name (tab for .tsv, else comma)."
     )
-    min_item_support: int = setting(
-        5, "Leave out items with fewer clicks than this in the training log.", ge=1
-    )
+    min_item_support: int = setting(5, "Leave out items with fewer clicks than this in the training log.", ge=1)
     min_session_length: int = setting(2, "Leave out sessions with fewer clicks than this.", ge=1)
-    max_session_length: int = setting(
-        0, "Leave out sessions with more clicks than this; 0 is no limit.", ge=0
-    )
+    max_session_length: int = setting(0, "Leave out sessions with more clicks than this; 0 is no limit.", ge=0)
     test_days: float = setting(
         1.0, "Sessions that end in the last so many days are the test split (unless --test-clicks).", ge=0
     )
-    valid_days: float = setting(
-        0.0, "Sessions that end in the so many days before are the validation split.", ge=0
-    )
-    shards: int = setting(
-        256, "Logical shards (row groups) of the training split, near-equal in clicks.", ge=1
-    )
+    valid_days: float = setting(0.0, "Sessions that end in the so many days before are the validation split.", ge=0)
+    shards: int = setting(256, "Logical shards (row groups) of the training split, near-equal in clicks.", ge=1)
     partitions: int = setting(
         0,
         "Partitions that sessions are hashed into while they are put together; 0: by the size of the log.",
         ge=0,
     )
-    strict: bool = setting(
-        False, "Stop at the first row that cannot be read instead of setting it aside in rejected/."
-    )
+    strict: bool = setting(False, "Stop at the first row that cannot be read instead of setting it aside in rejected/.")
 
 
 @dataclass(frozen=True)
@@ -138,9 +122,7 @@ class Simulate(Simulation, Common):
 class Tracking:
     """Where runs and models are recorded."""
 
-    tracking_uri: str = setting(
-        "", "MLflow tracking URI; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db."
-    )
+    tracking_uri: str = setting("", "MLflow tracking URI; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.")
     experiment: str = setting("gru4rec", "MLflow experiment.")
 
 
@@ -148,20 +130,14 @@ class Tracking:
 class Train(Hyperparameters, Simulation, Tracking, Common):
     """Train GRU4Rec, evaluate it, and register it as a model version."""
 
-    data: str = setting(
-        "", "Prepared folder (see prepare.py). None: simulate a click log, prepare it and train on it."
-    )
+    data: str = setting("", "Prepared folder (see prepare.py). None: simulate a click log, prepare it and train on it.")
     workers: int = setting(1, "Ray Train workers; each has batch-size lanes.", ge=1)
     gpus: bool = setting(False, "One GPU for each worker.")
     threads: int = setting(1, "CPU threads of a worker (small models are slower with more).", ge=1)
-    storage: str = setting(
-        "gru4rec-demo", "Folder for what the run leaves behind: demo data, checkpoints, models."
-    )
+    storage: str = setting("gru4rec-demo", "Folder for what the run leaves behind: demo data, checkpoints, models.")
     model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
     model_out: str = setting("", "Also write the model folder here.")
-    cutoffs: tuple[int, ...] = setting(
-        (5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1
-    )
+    cutoffs: tuple[int, ...] = setting((5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1)
 
 
 @dataclass(frozen=True)
@@ -184,18 +160,14 @@ class Evaluate(Tracking, Common):
 class Score(Tracking, Common):
     """Write the top-k recommendations of every session to Parquet."""
 
-    model: str = setting(
-        REQUIRED, "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion)."
-    )
+    model: str = setting(REQUIRED, "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     sessions: str = setting(
         REQUIRED,
-        "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of the log's own item ids).",
+        "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of item ids).",
     )
     out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json.")
     top_k: int = setting(20, "Recommendations a session.", ge=1)
     exclude_seen: bool = setting(False, "Do not recommend what the session has already clicked.")
-    actors: int = setting(
-        0, "Scoring actors; 0: as many as the CPUs (with --gpus-per-actor: the GPUs) allow.", ge=0
-    )
+    actors: int = setting(0, "Scoring actors; 0: as many as the CPUs (with --gpus-per-actor: the GPUs) allow.", ge=0)
     threads: int = setting(1, "CPU threads of an actor.", ge=1)
     gpus_per_actor: float = setting(0.0, "GPUs (also fractions) of an actor.", ge=0)

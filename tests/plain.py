@@ -5,7 +5,6 @@ One column for each target and each extra negative, duplicates and all; sparse r
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -37,14 +36,10 @@ class PlainTrainer:
         self.log_support = torch.from_numpy(np.log(support.astype(np.float64)))
         self.hidden = None
 
-    def loss(
-        self, weights, inputs, targets, resets, extra, drop_embed=1.0, drop_hidden=1.0
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, weights, inputs, targets, resets, extra, drop_embed=1.0, drop_hidden=1.0) -> tuple[Tensor, Tensor]:
         settings = self.settings
         hidden = (
-            torch.zeros(len(inputs), settings.layers[-1], dtype=torch.float64)
-            if self.hidden is None
-            else self.hidden
+            torch.zeros(len(inputs), settings.layers[-1], dtype=torch.float64) if self.hidden is None else self.hidden
         )
         hidden = torch.where(resets.unsqueeze(1), 0.0, hidden)
         x = weights["item_table"][inputs] * drop_embed

@@ -57,9 +57,7 @@ def _popularity(train: Sessions, following: np.ndarray, items: int) -> tuple[np.
     return items - after, after - np.searchsorted(ordered, own, side="left")
 
 
-def _markov(
-    train: Sessions, given: np.ndarray, following: np.ndarray, items: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _markov(train: Sessions, given: np.ndarray, following: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
     """The same among the successors of each last click."""
     before, after = transitions(train)
     pairs, counts = np.unique(before.astype(np.int64) * items + after, return_counts=True)

@@ -32,6 +32,4 @@ class Adagrad:
 
     def step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor) -> None:
         """Update `rows` [M] (distinct) of a table [V, D] in place; gradient [M, D]."""
-        kernels.adagrad_rows(
-            table, self.accumulator, self.velocity, rows, gradient, self.learning_rate, self.momentum
-        )
+        kernels.adagrad_rows(table, self.accumulator, self.velocity, rows, gradient, self.learning_rate, self.momentum)

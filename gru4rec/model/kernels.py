@@ -67,9 +67,7 @@ def adagrad(
 ) -> None:
     """The same on a whole weight of any shape."""
     if FUSED and weight.device.type == "cpu":
-        flat = [
-            None if t is None else t.view(1, -1).numpy() for t in (weight, accumulator, velocity, gradient)
-        ]
+        flat = [None if t is None else t.view(1, -1).numpy() for t in (weight, accumulator, velocity, gradient)]
         first = np.zeros(1, np.int64)
         lr, mu = np.float32(learning_rate), np.float32(momentum)
         if flat[2] is None:
@@ -90,14 +88,14 @@ if FUSED:
     # No fastmath: every worker must round alike, so that replicas stay bit-identical.
 
     @numba.njit(cache=True, nogil=True)
-    def _gather(table, rows, out):  # type: ignore[no-untyped-def]
+    def _gather(table, rows, out):
         for m in range(len(rows)):
             row = rows[m]
             for d in range(table.shape[1]):
                 out[m, d] = table[row, d]
 
     @numba.njit(cache=True, nogil=True, error_model="numpy")
-    def _rows(table, accumulator, rows, gradient, lr):  # type: ignore[no-untyped-def]
+    def _rows(table, accumulator, rows, gradient, lr):
         epsilon = np.float32(EPSILON)
         for m in range(len(rows)):
             row = rows[m]
@@ -108,7 +106,7 @@ if FUSED:
                 table[row, d] -= lr * g / np.sqrt(total + epsilon)
 
     @numba.njit(cache=True, nogil=True, error_model="numpy")
-    def _rows_with_momentum(table, accumulator, velocity, rows, gradient, lr, mu):  # type: ignore[no-untyped-def]
+    def _rows_with_momentum(table, accumulator, velocity, rows, gradient, lr, mu):
         epsilon = np.float32(EPSILON)
         for m in range(len(rows)):
             row = rows[m]

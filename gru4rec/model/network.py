@@ -56,9 +56,7 @@ class GRU4Rec:
             if name not in expected:
                 raise ValueError(f"weight {name} is unknown")
             if tuple(tensors[name].shape) != expected[name]:
-                raise ValueError(
-                    f"weight {name} has shape {tuple(tensors[name].shape)}, not {expected[name]}"
-                )
+                raise ValueError(f"weight {name} has shape {tuple(tensors[name].shape)}, not {expected[name]}")
         dense = {name: tensors[name] for name in expected if name not in ("item_table", "item_bias")}
         return cls(hyperparameters, tensors["item_table"], tensors["item_bias"], dense)
 
@@ -99,9 +97,7 @@ def initialise(hyperparameters: Hyperparameters, items: int, device: torch.devic
     return GRU4Rec.from_tensors(hyperparameters, weights).to(device)
 
 
-def zero_states(
-    hyperparameters: Hyperparameters, rows: int, device: torch.device | str = "cpu"
-) -> list[Tensor]:
+def zero_states(hyperparameters: Hyperparameters, rows: int, device: torch.device | str = "cpu") -> list[Tensor]:
     """Hidden state [rows, H] of each layer at the start of a session."""
     return [torch.zeros(rows, units, device=device) for units in hyperparameters.layers]
 
@@ -145,9 +141,7 @@ def backward(
     for layer in reversed(range(len(saved))):
         if drop is not None:
             gradient = gradient * drop[layer]
-        gradient = gru.backward(
-            layer_weights(dense, layer), saved[layer], gradient, layer_weights(out, layer)
-        )
+        gradient = gru.backward(layer_weights(dense, layer), saved[layer], gradient, layer_weights(out, layer))
     return gradient
 
 

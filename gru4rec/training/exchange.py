@@ -54,9 +54,7 @@ class Collective:
 
     def gather(self, block: Block) -> Block:
         flags = block.resets + 2 * block.active.astype(np.int32)
-        mine = torch.from_numpy(np.stack([block.inputs, block.targets, flags]).astype(np.int32)).to(
-            self._device
-        )
+        mine = torch.from_numpy(np.stack([block.inputs, block.targets, flags]).astype(np.int32)).to(self._device)
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine, group=self._group)
         inputs, targets, flags = torch.cat(everyone, dim=2).cpu().numpy()

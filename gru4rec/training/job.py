@@ -1,8 +1,5 @@
 """The train job: data (simulated where none is given), training on Ray, MLflow run, registered version, a table."""
 
-import os
-import sys
-import time
 import uuid
 from typing import Any
 
@@ -33,9 +30,7 @@ def train(settings: Train) -> dict[str, Any]:
             f"{len(prepared.items):,} items; {settings.workers} worker(s) of {settings.batch_size} lanes"
         )
         experiment = runs.connect(settings.tracking_uri, settings.experiment)
-        run_id = runs.start_run(
-            experiment, parameters(settings), prepared.folder, prepared.fingerprint, kind="train"
-        )
+        run_id = runs.start_run(experiment, parameters(settings), prepared.folder, prepared.fingerprint, kind="train")
         status = "FAILED"
         try:
             place = storage.join(storage.absolute(settings.storage), "runs")
@@ -70,7 +65,7 @@ def train(settings: Train) -> dict[str, Any]:
 
 
 def _simulated(settings: Train, console: Console) -> str:
-    """Simulate a click log and prepare it, below `storage`; done already for the same settings: used again."""
+    """Simulate a click log and prepare it, below `storage`; returns the prepared folder."""
     from gru4rec.sessions.prepare import prepare
     from gru4rec.sessions.simulate import simulate
 
@@ -78,9 +73,9 @@ def _simulated(settings: Train, console: Console) -> str:
     place = storage.join(storage.absolute(settings.storage), f"simulated-{uuid.uuid4().hex[:8]}")
     clicks = storage.join(place, "clicks")
     simulate(settings, clicks)
-    given = {"clicks": [clicks], "out": storage.join(place, "prepared"), "verbose": settings.verbose}
-    prepare(cli.check(config.Prepare, given))
-    return given["out"]
+    data = storage.join(place, "prepared")
+    prepare(cli.check(config.Prepare, {"clicks": [clicks], "out": data, "verbose": settings.verbose}))
+    return data
 
 
 def _check(prepared: Prepared) -> None:

@@ -83,7 +83,10 @@ def blocks(stream: Iterable[Sessions], lanes: int, steps: int) -> Iterator[Block
     left = np.zeros(lanes, np.int64)  # transitions left of the lane's session
     while True:
         free = left.copy()  # step at which the lane is free for another session
-        lane_parts, step_parts, cursor_parts, length_parts = [], [], [], []
+        lane_parts: list[np.ndarray] = []
+        step_parts: list[np.ndarray] = []
+        cursor_parts: list[np.ndarray] = []
+        length_parts: list[np.ndarray] = []
         carried = np.flatnonzero(left)
         base = cursor.copy()  # moved along when the pool is refilled
         for step in range(steps):
@@ -91,17 +94,11 @@ def blocks(stream: Iterable[Sessions], lanes: int, steps: int) -> Iterator[Block
             if not len(idle):
                 continue
             if pool.sessions.count - pool.next < len(idle):
-                before = pool.sessions, base
-                held = (
-                    np.concatenate([base[carried], *cursor_parts])
-                    if len(carried) or cursor_parts
-                    else base[:0]
-                )
-                moved = pool.fill(len(idle), held)
-                if pool.sessions is not before[0]:
-                    base[carried] = moved[: len(carried)]
-                    sizes = np.cumsum([len(carried)] + [len(part) for part in cursor_parts])
-                    cursor_parts = [moved[a:b] for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+                # A refill moves the pool: the cursors of all sessions that lanes walk move with it.
+                walked = [base[carried], *cursor_parts]
+                ends = np.cumsum([len(part) for part in walked])
+                moved = np.split(pool.fill(len(idle), np.concatenate(walked)), ends)
+                base[carried], cursor_parts = moved[0], moved[1:-1]
             taken = min(len(idle), pool.sessions.count - pool.next)
             free[idle[taken:]] = _NEVER
             idle = idle[:taken]

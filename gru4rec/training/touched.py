@@ -84,7 +84,17 @@ class Layout:
         ]
 
 
-def _find(inputs, targets, active, negatives, scratch, items, counts, columns, places) -> None:  # type: ignore[no-untyped-def]
+def _find(
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    active: np.ndarray,
+    negatives: np.ndarray,
+    scratch: np.ndarray,
+    items: np.ndarray,
+    counts: np.ndarray,
+    columns: np.ndarray,
+    places: np.ndarray,
+) -> None:
     """Number the distinct items of each step: targets and extra negatives from 0, then those that are inputs only."""
     for step in range(len(inputs)):
         lanes = np.flatnonzero(active[step])
@@ -108,7 +118,7 @@ if kernels.FUSED:
     import numba
 
     @numba.njit(cache=True, nogil=True)
-    def _find_fused(inputs, targets, active, negatives, scratch, items, counts, columns, places):  # type: ignore[no-untyped-def]
+    def _find_fused(inputs, targets, active, negatives, scratch, items, counts, columns, places):
         """The same in one pass; `scratch` [V] int32 is −1 before and after."""
         steps, lanes = inputs.shape
         for step in range(steps):

@@ -48,18 +48,14 @@ class Trainer:
     together.
     """
 
-    def __init__(
-        self, model: GRU4Rec, support: np.ndarray, exchange: Exchange | None = None, groups: int = 1
-    ) -> None:
+    def __init__(self, model: GRU4Rec, support: np.ndarray, exchange: Exchange | None = None, groups: int = 1) -> None:
         settings = model.hyperparameters
         self.model = model
         self.exchange = exchange or Alone()
         self.groups = groups
         self.lanes = groups * settings.batch_size  # of this worker
         self.all_lanes = self.lanes * self.exchange.size
-        self._alias = negatives.alias_table(
-            np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha
-        )
+        self._alias = negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha)
         self._layout = touched.Layout(support, settings.logq, settings.sample_alpha)
         self._states = zero_states(settings, self.lanes, model.device)
         # All dense weights lie in one tensor, of which the model's are views: one update, one exchange.
@@ -103,8 +99,7 @@ class Trainer:
             steps += len(losses)
             if not np.isfinite(total):
                 raise GRU4RecError(
-                    f"the loss is not finite in epoch {epoch + 1}, by step {steps}: "
-                    "lower --learning-rate or --momentum"
+                    f"the loss is not finite in epoch {epoch + 1}, by step {steps}: lower --learning-rate or --momentum"
                 )
             if progress:
                 progress(events, total / events)
@@ -123,9 +118,7 @@ class Trainer:
     def train_block(self, epoch: int, number: int, block: lanes.Block) -> Tensor:
         """The steps of block `number`, [T, N]; returns the loss of each step that had an active lane."""
         settings, device = self.settings, self.model.device
-        steps = int(
-            block.active.any(axis=1).sum()
-        )  # retired lanes stay retired: the steps with work come first
+        steps = int(block.active.any(axis=1).sum())  # retired lanes stay retired: the steps with work come first
         block = lanes.Block(*(part[:steps] for part in block))
         extra = negatives.draw(
             self._alias,
@@ -160,9 +153,7 @@ class Trainer:
         """
         if p == 0:
             return None
-        skip = (
-            self.exchange.rank * self.lanes * BLOCK_STEPS * width // 2
-        )  # two factors come of a 64-bit number
+        skip = self.exchange.rank * self.lanes * BLOCK_STEPS * width // 2  # two factors come of a 64-bit number
         generator = negatives.stream(self.settings.seed, purpose, epoch, number, skip)
         drawn = generator.random((self.lanes, BLOCK_STEPS, width), dtype=np.float32)
         kept = torch.from_numpy(drawn).to(self.model.device).ge_(p).div_(1 - p)
@@ -196,9 +187,7 @@ class Trainer:
             loss, d_scores = cross_entropy(logits, positive, weight, items.offset[own])
         else:
             scores = torch.addmm(bias, hidden, rows[:scored].t())
-            loss, d_scores = bpr_max(
-                scores, positive, weight, items.multiplicity, settings.bpreg, settings.elu_param
-            )
+            loss, d_scores = bpr_max(scores, positive, weight, items.multiplicity, settings.bpreg, settings.elu_param)
 
         # All that is summed over the workers lies in one flat tensor: dense weights, loss, rows, biases.
         flat = self._gradients(rows.numel() + scored)

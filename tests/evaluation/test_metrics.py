@@ -43,9 +43,7 @@ score_rows = st.integers(1, 12).flatmap(
 )
 
 
-@given(
-    rows=score_rows, ties=st.sampled_from(["standard", "conservative", "median"]), cutoff=st.integers(1, 12)
-)
+@given(rows=score_rows, ties=st.sampled_from(["standard", "conservative", "median"]), cutoff=st.integers(1, 12))
 def test_ranks_and_metrics(rows, ties, cutoff):
     scores = torch.tensor([row for row, _ in rows])
     targets = torch.tensor([target for _, target in rows])

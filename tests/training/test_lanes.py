@@ -1,5 +1,7 @@
 """The lane schedule against a slow, obvious one."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,7 +68,7 @@ sessions_of_any_length = st.lists(st.lists(st.integers(0, 99), max_size=12), max
 )
 def test_schedule_equals_the_obvious_one_however_the_stream_is_cut(sessions, lanes, steps, cuts):
     bounds = [0, *sorted(min(cut, len(sessions)) for cut in cuts), len(sessions)]
-    stream = (flat(sessions[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    stream = (flat(sessions[a:b]) for a, b in itertools.pairwise(bounds))
     found = [row for block in blocks(stream, lanes, steps) for row in rows(block)]
     assert without_idle_end(found) == obvious(sessions, lanes)
 
@@ -74,13 +76,9 @@ def test_schedule_equals_the_obvious_one_however_the_stream_is_cut(sessions, lan
 @given(sessions=sessions_of_any_length, lanes=st.integers(1, 7), steps=st.integers(1, 9))
 def test_every_transition_is_trained_exactly_once(sessions, lanes, steps):
     found = sorted(
-        row[:2]
-        for block in blocks([flat(sessions)], lanes, steps)
-        for step in rows(block)
-        for row in step
-        if row
+        row[:2] for block in blocks([flat(sessions)], lanes, steps) for step in rows(block) for row in step if row
     )
-    expected = sorted(pair for session in sessions for pair in zip(session[:-1], session[1:], strict=True))
+    expected = sorted(pair for session in sessions for pair in itertools.pairwise(session))
     assert found == expected
 
 

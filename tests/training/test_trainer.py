@@ -76,7 +76,7 @@ def test_two_workers_equal_one_process_with_twice_the_lanes(settings, tmp_path):
     settings = dataclasses.replace(settings, dropout_embed=0.2, dropout_hidden=0.2)
     sessions, support = simple_log(2000, 300)
     streams = halves(sessions)
-    alone, model = workers.alone(settings, support, streams, blocks=5)
+    alone, _model = workers.alone(settings, support, streams, blocks=5)
     together = workers.together(tmp_path, settings, support, streams, blocks=5)
     assert len(alone) >= 300
     for losses, _ in together:
