@@ -12,8 +12,8 @@ import ray
 def connected(verbose: bool = False) -> Iterator[None]:
     """Be connected to Ray inside the block.
 
-    Joins the cluster of RAY_ADDRESS where that is set (`ray job submit` sets it), leaves a connection as it was where
-    there is one, and otherwise starts a cluster on this machine and ends it with the block.
+    Joins the cluster of RAY_ADDRESS where that is set (`ray job submit` sets it), leaves a connection as it was
+    where there is one, and otherwise starts a cluster on this machine and ends it with the block.
     """
     if ray.is_initialized():
         yield

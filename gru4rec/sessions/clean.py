@@ -132,9 +132,7 @@ def kept(sessions: pa.Table, rules: Rules) -> pa.Table:
     """Steps 1 and 2: sessions of a good length, with a column `split` int8."""
     sessions = filtered(sessions, ~(too_short(sessions, rules) | too_long(sessions, rules)))
     _, end = starts_and_ends(sessions)
-    return typed(sessions, rules).append_column(
-        "split", pa.array(split_of(_numpy(sessions["log"]), end, rules))
-    )
+    return typed(sessions, rules).append_column("split", pa.array(split_of(_numpy(sessions["log"]), end, rules)))
 
 
 def supported(sessions: pa.Table, rules: Rules) -> pa.Table:
@@ -181,10 +179,8 @@ def first_clicks(sessions: pa.Table) -> pa.Table:
     counts = lengths(train)
     items = _values(train["items"]).dictionary_encode()
     codes = items.indices.to_numpy(zero_copy_only=False)
-    # The dictionary is in order of first appearance, so that the first click of each code is where it is
-    # largest.
-    first = np.full(len(items.dictionary), len(codes), np.int64)
-    np.minimum.at(first, codes, np.arange(len(codes)))
+    # A dictionary is in order of first appearance, and so are its codes.
+    _, first = np.unique(codes, return_index=True)
     session = np.repeat(np.arange(len(counts)), counts)[first] if len(codes) else first
     return pa.table(
         {
@@ -199,26 +195,22 @@ def first_clicks(sessions: pa.Table) -> pa.Table:
 
 def merged_support(parts: list[pa.Table]) -> pa.Table:
     """The supports of all parts added up: item, support."""
-    return (
-        pa.concat_tables(parts)
-        .group_by("item")
-        .aggregate([("support", "sum")])
-        .rename_columns(["item", "support"])
-    )
+    return pa.concat_tables(parts).group_by("item").aggregate([("support", "sum")]).rename_columns(["item", "support"])
 
 
 def merged_first_clicks(parts: list[pa.Table]) -> pa.Table:
-    """The first clicks over all parts, supports added up; again in order, so that the row is the item's
-    index.
-    """
+    """The first clicks over all parts, supports added up; in order again: the row is the item's index."""
     every = pa.concat_tables(parts)
     columns = [every[name].to_numpy() for name in ("place", "position", "start")]
     every = every.take(pa.array(np.lexsort(columns)))
-    found = every.group_by("item", use_threads=False).aggregate(
-        [("support", "sum"), ("start", "first"), ("position", "first"), ("place", "first")]
-    )
-    # `group_by` on one thread returns the groups in order of their first row.
-    return found.rename_columns(["item", "support", "start", "position", "place"])
+    # Not `group_by`: beyond some ten thousand rows its groups are in no order.
+    items = _chunk(every["item"]).dictionary_encode()
+    codes = items.indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(codes, return_index=True)
+    support = np.zeros(len(first), np.int64)
+    np.add.at(support, codes, _numpy(every["support"]))
+    found = every.take(pa.array(first))
+    return found.set_column(found.schema.get_field_index("support"), "support", pa.array(support))
 
 
 def filtered(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
@@ -238,11 +230,7 @@ def keep_clicks(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
 
 
 def _chunk(column: pa.ChunkedArray) -> pa.Array:
-    return (
-        column.chunk(0)
-        if column.num_chunks == 1
-        else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
-    )
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:

@@ -73,9 +73,7 @@ def _read(
             clicks.append(found.clicks)
             rejected.append(found.rejected)
             count = found.rejected.num_rows
-            notes.append(
-                {"file": piece.source.number, "rows": found.rows, "rejected": count, "lines": found.lines}
-            )
+            notes.append({"file": piece.source.number, "rows": found.rows, "rejected": count, "lines": found.lines})
         storage.write_json(storage.join(staging, "rejected", f"{number:06d}.json"), notes)
         if any(table.num_rows for table in rejected):
             part = storage.join(staging, "rejected", f"part-{number:06d}.parquet")

@@ -125,9 +125,7 @@ def _firsts(sessions: pa.Table, rules: Rules, window: tuple[int, int]) -> pa.Tab
     if rules.supported is not None:
         trained = pc.list_flatten(clean.filtered(before, train_before)["items"])
         rare = len(trained) - int(pc.sum(pc.is_in(trained, rules.supported)).as_py() or 0)
-    row: Entry = {
-        name: [column.to_numpy(zero_copy_only=False)] for name, column in _columns(clean.first_clicks(after))
-    }
+    row: Entry = {name: [column.to_numpy(zero_copy_only=False)] for name, column in _columns(clean.first_clicks(after))}
     row |= {"cells": [used], "clicks": [clicks], "rare": [rare]}
     row |= {
         "train_before": [int(lengths_before[train_before].sum())],
@@ -152,9 +150,7 @@ def first_clicks(
     rare = train_before = train_sessions_before = 0
     for found in _each(sessions, functools.partial(_firsts, rules=rules, window=window)):
         for row in range(found.num_rows):
-            part = pa.table(
-                {name: pc.list_flatten(found[name].slice(row, 1)) for name in found.column_names[:5]}
-            )
+            part = pa.table({name: pc.list_flatten(found[name].slice(row, 1)) for name in found.column_names[:5]})
             firsts = clean.merged_first_clicks([part] if firsts is None else [firsts, part])
             cells = pc.list_flatten(found["cells"].slice(row, 1)).to_numpy()
             bins[cells] += pc.list_flatten(found["clicks"].slice(row, 1)).to_numpy()

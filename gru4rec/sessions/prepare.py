@@ -70,9 +70,7 @@ def prepare(settings: config.Prepare) -> Entry:
 
 def _check_out(out: str) -> None:
     if not storage.free_for(out, SUMMARY):
-        raise InputError(
-            f"--out {storage.shown(out)}: holds something that prepare did not write; give another folder"
-        )
+        raise InputError(f"--out {storage.shown(out)}: holds something that prepare did not write; give another folder")
 
 
 def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Source], staging: str) -> Entry:
@@ -98,9 +96,7 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
     left = sum(split["clicks"] for split in splits.values())
     removed = sum(step["clicks"] for step in steps)
     if rows_in != rejected + removed + left:
-        raise GRU4RecError(
-            f"rows were lost: {rows_in} came in, {rejected} + {removed} + {left} are accounted for"
-        )
+        raise GRU4RecError(f"rows were lost: {rows_in} came in, {rejected} + {removed} + {left} are accounted for")
     return {
         "rows_in": rows_in,
         "rejected": rejected,

@@ -78,9 +78,7 @@ class Shard:
         filesystem, inner = storage.locate(self.path)
         try:
             with filesystem.open_input_file(inner) as file:
-                return flatten(
-                    pq.ParquetFile(file).read_row_group(self.row_group, columns=["items"])["items"]
-                )
+                return flatten(pq.ParquetFile(file).read_row_group(self.row_group, columns=["items"])["items"])
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{self.path}: row group {self.row_group} cannot be read: {error}") from error
 

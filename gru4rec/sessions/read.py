@@ -20,9 +20,7 @@ row).
 SHOWN = 200
 """Characters of a rejected row that are kept."""
 
-REJECTED = pa.schema(
-    [("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("text", pa.string())]
-)
+REJECTED = pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 
 
 class Clicks(NamedTuple):
@@ -91,10 +89,7 @@ def _read_text(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     if reasons is not None:
         bad |= {int(parsed.numbers[i]): reasons[i] for i in np.flatnonzero(~good)}
     lines = sorted(bad)
-    raw = [
-        content[parsed.spans[i, 0] : parsed.spans[i, 1]][: 4 * SHOWN].decode("utf-8", "replace")
-        for i in lines
-    ]
+    raw = [content[parsed.spans[i, 0] : parsed.spans[i, 1]][: 4 * SHOWN].decode("utf-8", "replace") for i in lines]
     rejected = _rejected(source, [i + 1 + header for i in lines], [bad[i] for i in lines], raw)
     clicks = _clicks(source, session, item, ms, offset + skipped + parsed.starts, types)
     keep = pa.array(good)
@@ -171,9 +166,7 @@ def _ids(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:
     except pa.ArrowInvalid:
         found = pa.array([_decoded(value) for value in column.to_pylist()], pa.string())
     found = found.fill_null("")
-    ok = (pc.binary_length(found).to_numpy() > 0) & ~pc.match_substring(found, "\0").to_numpy(
-        zero_copy_only=False
-    )
+    ok = (pc.binary_length(found).to_numpy() > 0) & ~pc.match_substring(found, "\0").to_numpy(zero_copy_only=False)
     return found, ok
 
 

@@ -161,9 +161,7 @@ def _open_parquet(
             raise InputError(f"{path}: column {column!r} has type {kind}; ids must be integers or text")
         types.append(kind if pa.types.is_integer(kind) else pa.string())
     groups = tuple(parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups))
-    return Source(
-        number, log, path, size, "", len(schema), wanted, (types[0], types[1]), groups, rows=sum(groups) > 0
-    )
+    return Source(number, log, path, size, "", len(schema), wanted, (types[0], types[1]), groups, rows=sum(groups) > 0)
 
 
 def _open_text(
@@ -194,17 +192,11 @@ def _open_text(
     )
 
 
-def _places(
-    path: str, names: list[str], form: Format, flags: dict[str, str], separator: str
-) -> tuple[int, ...]:
+def _places(path: str, names: list[str], form: Format, flags: dict[str, str], separator: str) -> tuple[int, ...]:
     for column in form.wanted:
         if column not in names:
             shown = ", ".join(repr(name[:60]) for name in names[:30])
-            hint = (
-                f" (read with separator {separator!r}, see --separator)"
-                if separator and len(names) == 1
-                else ""
-            )
+            hint = f" (read with separator {separator!r}, see --separator)" if separator and len(names) == 1 else ""
             chosen = f"; choose another with {flags[column]}" if column in flags else ""
             raise InputError(f"{path}: no column {column!r}; it has {shown}{hint}{chosen}")
     return tuple(names.index(column) for column in form.wanted)

@@ -34,9 +34,7 @@ def parse(text: bytes, separator: str, columns: int, wanted: list[int]) -> Parse
     data = np.frombuffer(text, np.uint8)
     spans = _lines(data)
     starts, ends = spans[:, 0], spans[:, 1]
-    blank = (ends - starts == 0) | (
-        (ends - starts == 1) & (data[np.minimum(starts, len(data) - 1)] == RETURN)
-    )
+    blank = (ends - starts == 0) | ((ends - starts == 1) & (data[np.minimum(starts, len(data) - 1)] == RETURN))
     separators = np.flatnonzero(data == ord(separator))
     found = np.searchsorted(separators, ends) - np.searchsorted(separators, starts) + 1
     has_nul = _lines_with(np.flatnonzero(data == 0), starts)
@@ -48,18 +46,14 @@ def parse(text: bytes, separator: str, columns: int, wanted: list[int]) -> Parse
     numbers = np.flatnonzero(plain)
     fields = _split(_only(text, data, spans, plain), separator, columns, wanted, len(numbers))
     bad = {int(i): "a NUL byte" for i in np.flatnonzero(has_nul & ~blank)}
-    bad |= {
-        int(i): "a carriage return inside the row" for i in np.flatnonzero(has_return & ~has_nul & ~blank)
-    }
+    bad |= {int(i): "a carriage return inside the row" for i in np.flatnonzero(has_return & ~has_nul & ~blank)}
     wrong = ~blank & ~has_nul & ~has_return & ~quoted & (found != columns)
     bad |= {int(i): f"{found[i]} columns instead of {columns}" for i in np.flatnonzero(wrong)}
     if quoted.any():
         lines, unquoted, failed = _unquote(text, spans, np.flatnonzero(quoted), separator, columns, wanted)
         order = np.argsort(np.concatenate([numbers, lines]), kind="stable")
         numbers = np.concatenate([numbers, lines])[order]
-        fields = [
-            pa.concat_arrays([a, b]).take(pa.array(order)) for a, b in zip(fields, unquoted, strict=True)
-        ]
+        fields = [pa.concat_arrays([a, b]).take(pa.array(order)) for a, b in zip(fields, unquoted, strict=True)]
         bad |= failed
     return Parsed(fields, starts[numbers], numbers, bad, spans, int((~blank).sum()))
 

@@ -107,10 +107,7 @@ def write_splits(
 
     clicks = [int(count) for count in totals["clicks"]]
     wanted = [min(settings.shards, int(totals["sessions"][TRAIN])), 1, 1]
-    edges = [
-        layout.edges(bins[split], layout.files_for(clicks[split]), wanted[split])
-        for split in range(len(SPLITS))
-    ]
+    edges = [layout.edges(bins[split], layout.files_for(clicks[split]), wanted[split]) for split in range(len(SPLITS))]
     by_file = np.zeros(len(edges[TRAIN]) + 1, np.int64)
     np.add.at(by_file, layout.file_of(np.arange(layout.BINS), edges[TRAIN]), bins[TRAIN])
     shards = layout.allot(by_file, wanted[TRAIN])

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from gru4rec.sessions import clean, write
 from gru4rec.sessions.clean import NEVER, TEST, TRAIN, VALID, Rules
 
-CLICK = st.tuples(
-    st.integers(0, 1), st.integers(0, 8), st.integers(0, 5), st.integers(0, 60)
-)  # log session item time
+CLICK = st.tuples(st.integers(0, 1), st.integers(0, 8), st.integers(0, 5), st.integers(0, 60))  # log session item time
 CLICKS = st.lists(CLICK, min_size=1, max_size=80)
 
 
@@ -103,9 +101,7 @@ def slow_clean(clicks, min_length, max_length, support, valid_from, test_from):
     st.sampled_from([(NEVER, NEVER), (30, NEVER), (40, 40), (20, 40)]),
     st.integers(1, 3),
 )
-def test_cleaning_is_what_the_steps_say_for_any_number_of_partitions(
-    clicks, shortest, longest, least, cuts, parts
-):
+def test_cleaning_is_what_the_steps_say_for_any_number_of_partitions(clicks, shortest, longest, least, cuts, parts):
     wanted, index, support = slow_clean(clicks, shortest, longest, least, *cuts)
     given = rules(min_length=shortest, max_length=longest, valid_from=cuts[0], test_from=cuts[1])
     rows = table(clicks)
@@ -159,3 +155,20 @@ def test_split_is_by_the_end_of_the_session():
 )
 def test_integers_are_those_that_come_back_as_the_same_text(ids, integers):
     assert clean.are_integers(pa.chunked_array([ids])) is integers
+
+
+@pytest.mark.parametrize("ids", [int, str])
+def test_first_clicks_of_a_large_catalogue_are_in_order(ids):
+    """Arrow works in batches of some ten thousand rows: the order must hold beyond them."""
+    random = np.random.default_rng(0)
+    count = 120_000
+    item = random.integers(0, 70_000, count).tolist()
+    clicks = [(0, n // 4, i, n) for n, i in enumerate(item)]
+    given = rules(session_type=pa.int64() if ids is int else pa.string(), item_type=pa.array([ids(0)]).type)
+    rows = table(clicks, ids)
+    half = np.arange(count) // 4 % 2 == 0
+    parts = [clean.kept(clean.sessionise(rows.filter(pa.array(mask))), given) for mask in (half, ~half)]
+    firsts = clean.merged_first_clicks([clean.first_clicks(part) for part in parts])
+    support = Counter(item)
+    assert firsts["item"].to_pylist() == [ids(i) for i in dict.fromkeys(item)]
+    assert firsts["support"].to_pylist() == [support[i] for i in dict.fromkeys(item)]

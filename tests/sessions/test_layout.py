@@ -62,9 +62,7 @@ def test_files_are_in_order_of_start(sessions, files):
 def test_files_are_balanced(files):
     random = np.random.default_rng(0)
     clicks = random.integers(0, 100, layout.BINS)
-    by_file = np.bincount(
-        layout.file_of(np.arange(layout.BINS), layout.edges(clicks, files, files)), weights=clicks
-    )
+    by_file = np.bincount(layout.file_of(np.arange(layout.BINS), layout.edges(clicks, files, files)), weights=clicks)
     assert len(by_file) == files
     assert np.abs(by_file / clicks.sum() * files - 1).max() < 0.2
 

@@ -123,9 +123,7 @@ def test_pieces_of_parquet_hold_every_row_once(tmp_path):
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=10), st.integers(1, 40))
 def test_tasks_cover_all_files(sizes, read_bytes):
-    files = [
-        sources.Source(i, 0, str(i), size, ",", 3, (0, 1, 2), (None, None)) for i, size in enumerate(sizes)
-    ]
+    files = [sources.Source(i, 0, str(i), size, ",", 3, (0, 1, 2), (None, None)) for i, size in enumerate(sizes)]
     pieces = [piece for task in sources.pieces(files, read_bytes) for piece in task]
     for source in files:
         mine = [(piece.start, piece.end) for piece in pieces if piece.source is source]

@@ -93,9 +93,7 @@ def test_skew_and_drift(log):
         given = settings(drift=drift)
         _, item = sequences(simulate.chunk(given, simulate.world(given), 0))
         half = len(item) // 4
-        early, late = (
-            np.bincount(part, minlength=given.items) / half for part in (item[:half], item[-half:])
-        )
+        early, late = (np.bincount(part, minlength=given.items) / half for part in (item[:half], item[-half:]))
         return np.abs(early - late).sum() / 2
 
     assert shift(1.0) > 1.5 * shift(0.0)

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from gru4rec.sessions.text import parse
 
 
-def rows(
-    text: bytes, columns: int = 3, wanted: tuple[int, ...] = (0, 1, 2), separator: str = ","
-) -> list[tuple]:
+def rows(text: bytes, columns: int = 3, wanted: tuple[int, ...] = (0, 1, 2), separator: str = ",") -> list[tuple]:
     found = parse(text, separator, columns, list(wanted))
     return list(zip(*(field.to_pylist() for field in found.fields), strict=True))
 
@@ -21,9 +19,7 @@ def test_takes_the_wanted_columns_in_their_order():
     assert rows(b"1,a,x\n2,b,y\n", wanted=(2, 0)) == [(b"x", b"1"), (b"y", b"2")]
 
 
-@pytest.mark.parametrize(
-    "text", [b"1,a,x\n2,b,y\n", b"1,a,x\n2,b,y", b"1,a,x\r\n2,b,y\r\n", b"\n1,a,x\n\n2,b,y\n\r\n"]
-)
+@pytest.mark.parametrize("text", [b"1,a,x\n2,b,y\n", b"1,a,x\n2,b,y", b"1,a,x\r\n2,b,y\r\n", b"\n1,a,x\n\n2,b,y\n\r\n"])
 def test_line_ends_and_blank_lines_are_no_content(text):
     found = parse(text, ",", 3, [0, 1, 2])
     assert [field.to_pylist() for field in found.fields] == [[b"1", b"2"], [b"a", b"b"], [b"x", b"y"]]

@@ -96,9 +96,7 @@ def test_numbers_beyond_the_calendar_are_not_readable(unit):
 def test_whole_milliseconds_survive_every_form(values, unit):
     values = [value for value in values if unit != "ns" or value < 2**63 // 1_000_000]
     scale = {"s": 0.001, "ms": 1, "us": 1_000, "ns": 1_000_000}[unit]
-    numbers = pa.array(
-        [value / 1000 for value in values] if unit == "s" else [value * scale for value in values]
-    )
+    numbers = pa.array([value / 1000 for value in values] if unit == "s" else [value * scale for value in values])
     for column in (numbers, pa.array([repr(v) for v in numbers.to_pylist()], pa.string())):
         ms, ok = milliseconds(column, unit)
         assert ok.all()
