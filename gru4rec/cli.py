@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import sys
 import tomllib
 import traceback
@@ -47,9 +48,7 @@ def _shown_default(field: dataclasses.Field) -> str:
 
 def parser(kind: type, prog: str | None = None) -> argparse.ArgumentParser:
     """The command line of the settings dataclass `kind`: one documented flag for each field."""
-    made = _Parser(
-        prog=prog, description=kind.__doc__, allow_abbrev=False, argument_default=argparse.SUPPRESS
-    )
+    made = _Parser(prog=prog, description=kind.__doc__, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     made.add_argument("--config", metavar="FILE.toml", help="Settings file; flags override it.")
     for field, hint in _fields(kind):
         help_text = f"{field.metadata['help']} ({_shown_default(field)})".replace("%", "%%")
@@ -121,8 +120,13 @@ def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
     return check(kind, values, source)
 
 
+def _masked(text: str) -> str:
+    """Without the credentials that a URI may carry."""
+    return re.sub(r"(://)[^/@\s]*:[^/@\s]*@", r"\1***@", text)
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return _masked(" ".join(str(error).split())) or type(error).__name__
 
 
 def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequence[str] | None = None) -> int:
@@ -141,16 +145,10 @@ def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequenc
         return 1
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(_masked(traceback.format_exc()), file=sys.stderr)
         sys.stdout.flush()
-        text = (
-            _one_line(error)
-            if isinstance(error, GRU4RecError)
-            else f"{type(error).__name__}: {_one_line(error)}"
-        )
-        hint = (
-            "" if debug or isinstance(error, GRU4RecError) else " (run again with --debug for the traceback)"
-        )
+        text = _one_line(error) if isinstance(error, GRU4RecError) else f"{type(error).__name__}: {_one_line(error)}"
+        hint = "" if debug or isinstance(error, GRU4RecError) else " (run again with --debug for the traceback)"
         print(f"error: {text}{hint}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else 1
     sys.stderr.flush()

@@ -217,9 +217,7 @@ def _verify(names: list[str], staging: str, rows: int, longest: int) -> tuple[li
         found = list(dataset.map(lambda row: check(**row)).iter_rows())
     for row in found:
         _raise(row)
-    parts = [
-        manifest.Part(**{name: row[name] for name in manifest.Part._fields}) for row in found if row["name"]
-    ]
+    parts = [manifest.Part(**{name: row[name] for name in manifest.Part._fields}) for row in found if row["name"]]
     written = sum(part.rows for part in parts)
     if written != rows:
         raise GRU4RecError(f"{written} of {rows} sessions were written; nothing was published, run again")

@@ -179,7 +179,7 @@ def _decoded(value: bytes | None) -> str | None:
 
 def _rejected(source: Source, rows: list[int], reasons: list[str], raw: list[str]) -> pa.Table:
     columns: list[Any] = [
-        [source.path] * len(rows),
+        [storage.shown(source.path)] * len(rows),
         rows,
         reasons,
         [value.rstrip("\r")[:SHOWN] for value in raw],

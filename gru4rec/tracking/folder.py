@@ -122,18 +122,14 @@ def _checked(folder: str) -> tuple[GRU4Rec, pa.Table, dict[str, Any]]:
         raise InputError(f"{shown(path)}: has no column {missing[0]}; it has {' '.join(items.column_names)}")
     items = items.select(COLUMNS).sort_by("item_index")
     if not np.array_equal(items["item_index"].to_numpy(), np.arange(model.item_count)):
-        raise InputError(
-            f"{shown(path)}: does not number the {model.item_count} items of {WEIGHTS} from 0 on"
-        )
+        raise InputError(f"{shown(path)}: does not number the {model.item_count} items of {WEIGHTS} from 0 on")
     return model, items, config
 
 
 def _hyperparameters(given: dict[str, Any], path: str) -> Hyperparameters:
     unknown = set(given) - {field.name for field in dataclasses.fields(Hyperparameters)}
     if unknown:
-        raise InputError(
-            f"{shown(path)}: unknown hyperparameter {min(unknown)}; use the release that wrote it"
-        )
+        raise InputError(f"{shown(path)}: unknown hyperparameter {min(unknown)}; use the release that wrote it")
     return Hyperparameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})  # type: ignore[arg-type]
 
 

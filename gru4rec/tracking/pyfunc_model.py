@@ -37,9 +37,7 @@ with warnings.catch_warnings(record=True):
             sessions = pa.table(
                 {"session_id": pa.nulls(len(rows)), "items": pa.array(rows, pa.list_(self.known.ids.type))}
             )
-            found = recommend(
-                self.model, self.known, sessions, int(params["k"]), bool(params["exclude_seen"])
-            )
+            found = recommend(self.model, self.known, sessions, int(params["k"]), bool(params["exclude_seen"]))
             answer = {name: found[name].to_pylist() for name in ("items", "scores", "fallback")}
             if given:
                 answer = {"session_id": model_input["session_id"].tolist(), **answer}

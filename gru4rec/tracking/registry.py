@@ -103,9 +103,7 @@ def _signature(loaded: model_folder.LoadedModel) -> Any:
                 ColSpec(DataType.boolean, "fallback"),
             ]
         ),
-        params=ParamSchema(
-            [ParamSpec("k", DataType.long, 20), ParamSpec("exclude_seen", DataType.boolean, False)]
-        ),
+        params=ParamSchema([ParamSpec("k", DataType.long, 20), ParamSpec("exclude_seen", DataType.boolean, False)]),
     )
 
 
@@ -136,9 +134,7 @@ def resolve(model: str, tracking_uri: str = "") -> tuple[str, str | None]:
         raise InputError(f"{model}: write models:/NAME/VERSION or models:/NAME@ALIAS")
     name, version, alias = match.groups()
     if version is not None and not version.isdecimal() and version != "latest":
-        raise InputError(
-            f"{model}: {version} is not a version; write models:/NAME/VERSION or models:/NAME@ALIAS"
-        )
+        raise InputError(f"{model}: {version} is not a version; write models:/NAME/VERSION or models:/NAME@ALIAS")
     mlflow = _open(model, tracking_uri)
     client = mlflow.MlflowClient()
     try:

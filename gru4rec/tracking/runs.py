@@ -88,9 +88,7 @@ def start_run(
     client = mlflow.MlflowClient()
     shown = storage.shown(data)
     marks = {"kind": kind, "data": shown, "data_fingerprint": data_fingerprint, **(tags or {})}
-    run_id = client.create_run(
-        experiment_id, tags={k: v for k, v in marks.items() if v}, run_name=name
-    ).info.run_id
+    run_id = client.create_run(experiment_id, tags={k: v for k, v in marks.items() if v}, run_name=name).info.run_id
     client.log_batch(run_id, params=[Param(key, plain(value)) for key, value in parameters.items()])
     if data:
         dataset = Dataset(
@@ -109,17 +107,14 @@ def plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def log_metrics(
-    run_id: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
-) -> None:
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None) -> None:
     """Record metrics of a run at a step; with `model_id` for that logged model as well."""
     import mlflow
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
     recorded = [
-        Metric(key, float(value), now, step, model_id=model_id, run_id=run_id)
-        for key, value in metrics.items()
+        Metric(key, float(value), now, step, model_id=model_id, run_id=run_id) for key, value in metrics.items()
     ]
     mlflow.MlflowClient().log_batch(run_id, metrics=recorded)
 

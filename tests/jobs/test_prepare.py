@@ -108,8 +108,7 @@ class TestFolder:
 
     def test_splits_are_by_the_end_of_sessions(self, prepared):
         ends = {
-            split: [row["times"][-1] for rows in files for row in rows]
-            for split, files in content(prepared[0]).items()
+            split: [row["times"][-1] for rows in files for row in rows] for split, files in content(prepared[0]).items()
         }
         assert max(ends["train"]) < min(ends["valid"])
         assert max(ends["valid"]) < min(ends["test"])
@@ -124,17 +123,11 @@ class TestFolder:
 
     def test_rejected_rows_name_file_and_row(self, prepared, log):
         row = pq.read_table(prepared[0] / "rejected").to_pylist()
-        assert row == [
-            {"file": str(log / "b.tsv"), "row": 8, "reason": "2 columns instead of 3", "text": "12\t13"}
-        ]
+        assert row == [{"file": str(log / "b.tsv"), "row": 8, "reason": "2 columns instead of 3", "text": "12\t13"}]
 
     def test_three_partitions_make_the_same_folder_as_one(self, prepared, log, tmp_path, small_files):
         out = tmp_path / "three"
-        prepare(
-            settings(
-                clicks=(str(log),), out=str(out), valid_days=1, shards=7, max_session_length=7, partitions=3
-            )
-        )
+        prepare(settings(clicks=(str(log),), out=str(out), valid_days=1, shards=7, max_session_length=7, partitions=3))
         assert content(out) == content(prepared[0])
         one, three = Prepared(str(prepared[0])), Prepared(str(out))
         assert one.items.equals(three.items)
@@ -142,9 +135,7 @@ class TestFolder:
         assert one.summary["splits"] == three.summary["splits"]
         assert one.summary["steps"] == three.summary["steps"]
 
-    def test_an_earlier_folder_survives_a_failure_and_is_replaced_by_a_success(
-        self, log, tmp_path, ray_local
-    ):
+    def test_an_earlier_folder_survives_a_failure_and_is_replaced_by_a_success(self, log, tmp_path, ray_local):
         out, good = tmp_path / "out", str(log / "b.tsv")
         prepare(settings(clicks=(good,), out=str(out)))
         before = Prepared(str(out)).fingerprint
@@ -164,11 +155,7 @@ class TestFolder:
         rows = "".join(f"{session},{item},{session}\n" for session in range(10, 16) for item in ("1", "2"))
         (tmp_path / "a.csv").write_text("SessionId,ItemId,Time\n" + rows)
         (tmp_path / "b.csv").write_text("SessionId,ItemId,Time\n7,007,7\n7,1,7\n")
-        prepare(
-            settings(
-                clicks=(f"{tmp_path}/*.csv",), out=str(tmp_path / "out"), min_item_support=1, test_days=0
-            )
-        )
+        prepare(settings(clicks=(f"{tmp_path}/*.csv",), out=str(tmp_path / "out"), min_item_support=1, test_days=0))
         found = Prepared(str(tmp_path / "out"))
         assert found.items["item_id"].to_pylist() == ["007", "1", "2"]
         assert pq.read_schema(found.files("train")[0]).field("session_id").type == pa.int64()
@@ -181,9 +168,7 @@ class TestFolder:
 
     def test_nothing_readable(self, tmp_path, ray_local):
         (tmp_path / "a.csv").write_text("SessionId,ItemId,Time\n1,2,x\n1,2\n")
-        with pytest.raises(
-            InputError, match=r"no session is left: of 2 rows 2 .*a\.csv row 2: no readable time"
-        ):
+        with pytest.raises(InputError, match=r"no session is left: of 2 rows 2 .*a\.csv row 2: no readable time"):
             prepare(settings(clicks=(str(tmp_path),), out=str(tmp_path / "out")))
 
     def test_corrupt_parquet_is_named(self, tmp_path, ray_local):

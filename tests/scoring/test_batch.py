@@ -26,9 +26,7 @@ pytestmark = pytest.mark.ray
 V = 300
 MODEL = initialise(Hyperparameters(layers=(8,), seed=5), V)
 IDS = [f"item-{i}" for i in range(V)]
-ITEMS = pa.table(
-    {"item_id": IDS, "item_index": pa.array(range(V), pa.int32()), "support": list(range(V, 0, -1))}
-)
+ITEMS = pa.table({"item_id": IDS, "item_index": pa.array(range(V), pa.int32()), "support": list(range(V, 0, -1))})
 LOADED = LoadedModel(MODEL, ITEMS, {"data_fingerprint": "abc"})
 
 
@@ -36,9 +34,7 @@ def sessions(count, seed=0):
     drawn = np.random.default_rng(seed)
     rows = [[IDS[i] for i in drawn.integers(0, V, drawn.integers(0, 6))] for _ in range(count)]
     rows[0] = ["nothing known"]
-    return pa.table(
-        {"session_id": [f"s{i}" for i in range(count)], "items": pa.array(rows, pa.list_(pa.string()))}
-    )
+    return pa.table({"session_id": [f"s{i}" for i in range(count)], "items": pa.array(rows, pa.list_(pa.string()))})
 
 
 @pytest.fixture
@@ -86,9 +82,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found_scores, expected_scores, rtol=1e-5, atol=1e-6)
 
 
-def test_equals_one_process_in_the_order_of_the_input(
-    ray_local, tmp_path, settings, raw, small_pieces, monkeypatch
-):
+def test_equals_one_process_in_the_order_of_the_input(ray_local, tmp_path, settings, raw, small_pieces, monkeypatch):
     from gru4rec.scoring import batch
 
     monkeypatch.setattr(batch, "VERIFY_HERE", 0)
@@ -106,9 +100,7 @@ def test_equals_one_process_in_the_order_of_the_input(
     assert not list(tmp_path.glob("*.staging"))
 
 
-def test_a_failed_run_leaves_the_earlier_result_and_names_the_file(
-    ray_local, tmp_path, settings, raw, small_pieces
-):
+def test_a_failed_run_leaves_the_earlier_result_and_names_the_file(ray_local, tmp_path, settings, raw, small_pieces):
     (tmp_path / "out").mkdir()
     earlier = json.dumps({"format": FORMAT, "files": []})
     (tmp_path / "out" / "manifest.json").write_text(earlier)
@@ -189,9 +181,7 @@ def test_no_sessions_give_an_empty_result(ray_local, tmp_path, settings):
         ({"threads": 5}, "need 5 CPUs, Ray has 2"),
     ],
 )
-def test_what_this_machine_does_not_have_is_an_error_not_a_hang(
-    ray_local, settings, raw, monkeypatch, change, message
-):
+def test_what_this_machine_does_not_have_is_an_error_not_a_hang(ray_local, settings, raw, monkeypatch, change, message):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match=message):
         run(replace(settings, **change))

@@ -27,9 +27,7 @@ def test_a_good_part_is_counted(tmp_path):
     good = table([[3, 1], [2], []], [[0.5, 0.5], [1.0], []], [False, True, False])
     name = manifest.write_part(str(tmp_path), 7, good)
     assert name == "part-00007.parquet"
-    assert manifest.verify(str(tmp_path), name, 2) == manifest.Part(
-        name, 3, fallback=1, short=2, unknown_clicks=3
-    )
+    assert manifest.verify(str(tmp_path), name, 2) == manifest.Part(name, 3, fallback=1, short=2, unknown_clicks=3)
 
 
 def test_an_empty_part_is_counted(tmp_path):
@@ -57,15 +55,11 @@ def test_a_bad_list_is_named_with_its_row(tmp_path, items, scores, message):
         manifest.verify(str(tmp_path), name, 2)
 
 
-@pytest.mark.parametrize(
-    "ids", [[3, 1, 3, 2, 1, 9], ["c", "a", "c", "b", "a", "z"], ["c", None, "c", "b", None, "z"]]
-)
+@pytest.mark.parametrize("ids", [[3, 1, 3, 2, 1, 9], ["c", "a", "c", "b", "a", "z"], ["c", None, "c", "b", None, "z"]])
 @pytest.mark.parametrize("of", [1, 3])
 def test_distinct_sessions_add_up_over_partitions(tmp_path, ids, of):
     names = [
-        manifest.write_part(
-            str(tmp_path), number, table([[]] * 3, [[]] * 3, session_id=ids[3 * number :][:3])
-        )
+        manifest.write_part(str(tmp_path), number, table([[]] * 3, [[]] * 3, session_id=ids[3 * number :][:3]))
         for number in range(2)
     ]
     assert sum(manifest.distinct_sessions(str(tmp_path), names, p, of) for p in range(of)) == 4

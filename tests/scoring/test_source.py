@@ -144,9 +144,7 @@ def test_columns_that_cannot_be_scored_are_named(tmp_path, columns, message):
 
 
 def test_files_of_unlike_types_share_a_session_id_or_are_refused(tmp_path):
-    pq.write_table(
-        pa.table({"session_id": pa.array([1], pa.int32()), "items": [[1]]}), tmp_path / "a.parquet"
-    )
+    pq.write_table(pa.table({"session_id": pa.array([1], pa.int32()), "items": [[1]]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"session_id": [2], "items": pa.array([[]])}), tmp_path / "b.parquet")
     found = source.find(str(tmp_path), INT)
     assert found.session_id == INT

@@ -46,9 +46,7 @@ def test_equals_a_stable_sort_of_random_scores(items, k):
 
 def test_extreme_scores_keep_their_order():
     tiny, huge = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-    special = torch.tensor(
-        [0.0, -0.0, tiny, -tiny, tiny / 8, huge, -huge, -torch.inf, torch.inf, 1e-45, -1e-45]
-    )
+    special = torch.tensor([0.0, -0.0, tiny, -tiny, tiny / 8, huge, -huge, -torch.inf, torch.inf, 1e-45, -1e-45])
     matrix = special.repeat(30 * TILE)[None]
     for k in (1, 20, 500):
         assert_same(top_k(matrix, k), stable_sort(matrix, k))

@@ -96,9 +96,7 @@ def test_a_damaged_file_is_named(tmp_path, name, damage):
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(
-            {"empty": b"", "cut": content[: len(content) // 2], "garbage": b"\x80" * 300}[damage]
-        )
+        path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "garbage": b"\x80" * 300}[damage])
     with pytest.raises(InputError, match=name):
         folder.load(str(tmp_path / "m"))
 

@@ -37,9 +37,7 @@ def registered(store, tmp_path):
 
 
 def expected(ids, rows, k=20, exclude_seen=False):
-    sessions = pa.table(
-        {"session_id": pa.nulls(len(rows)), "items": pa.array(rows, pa.list_(pa.array(ids).type))}
-    )
+    sessions = pa.table({"session_id": pa.nulls(len(rows)), "items": pa.array(rows, pa.list_(pa.array(ids).type))})
     return recommend(MODEL, catalogue(items(ids)), sessions, k, exclude_seen)["items"].to_pylist()
 
 

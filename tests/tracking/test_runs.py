@@ -49,9 +49,7 @@ def test_usage_data_stays_here(store):
 
 def test_a_run_from_start_to_end(store, client):
     parameters = {"layers": (100, 50), "loss": "bpr-max", "learning_rate": 0.05}
-    run_id = runs.start_run(
-        runs.connect(store), parameters, "/data/prepared", "f" * 64, tags={"workers": "2"}
-    )
+    run_id = runs.start_run(runs.connect(store), parameters, "/data/prepared", "f" * 64, tags={"workers": "2"})
     runs.log_epoch(run_id, 1, loss=3.5, events_per_second=1000)
     runs.log_epoch(run_id, 2, loss=3.25, events_per_second=1100)
     runs.log_metrics(run_id, {"recall_at_20": 0.5})

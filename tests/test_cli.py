@@ -1,0 +1,88 @@
+"""The job contract: where settings come from, what an error looks like, what the last line is."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from gru4rec import cli, config
+from gru4rec.config import Common, setting
+from gru4rec.errors import GRU4RecError, InputError
+
+
+@dataclass(frozen=True)
+class Example(Common):
+    rate: float = setting(0.5, "A rate.", gt=0)
+    names: tuple[str, ...] = setting((), "Names.")
+    count: int = setting(..., "A count.", ge=1)
+
+
+def last_line(capsys) -> str:
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('rate = 0.25\ncount = 3\nnames = ["a", "b"]\n')
+    found = cli.parse(Example, ["--config", str(file), "--count", "7"])
+    assert (found.rate, found.names, found.count) == (0.25, ("a", "b"), 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--count"),
+        (["--count", "0"], "--count"),
+        (["--count", "1", "--rate", "-1"], "--rate"),
+        (["--count", "1", "--rate", "nan"], "--rate"),
+        (["--count", "many"], "--count"),
+        (["--count", "1", "--colour", "red"], "--colour"),
+        (["--config", "absent.toml"], "absent.toml"),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_line_and_exits_with_2(arguments, named, capsys):
+    assert cli.run(Example, lambda settings: {}, arguments) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("error: ")
+    assert named in error[0]
+
+
+def test_an_unknown_key_of_the_file_is_named_with_the_file(tmp_path, capsys):
+    file = tmp_path / "settings.toml"
+    file.write_text("count = 1\ncolour = 3\n")
+    assert cli.run(Example, lambda settings: {}, ["--config", str(file)]) == 2
+    assert f"{file}: colour: unknown setting" in capsys.readouterr().err
+
+
+def test_the_result_is_the_last_line_of_stdout(capsys):
+    assert cli.run(Example, lambda settings: {"count": settings.count}, ["--count", "4"]) == 0
+    assert json.loads(last_line(capsys)) == {"count": 4}
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError("x"), 2), (GRU4RecError("x"), 1), (ValueError("x"), 1)])
+def test_exit_codes(error, code):
+    def fail(settings):
+        raise error
+
+    assert cli.run(Example, fail, ["--count", "4"]) == code
+
+
+def test_credentials_of_a_uri_do_not_reach_the_log(capsys):
+    def fail(settings):
+        raise InputError("s3://key:secret@bucket/clicks: no such file")
+
+    cli.run(Example, fail, ["--count", "4", "--debug"])
+    shown = capsys.readouterr().err
+    assert "bucket/clicks" in shown
+    assert "secret" not in shown
+
+
+@pytest.mark.parametrize("kind", [config.Prepare, config.Simulate, config.Train, config.Evaluate, config.Score])
+def test_help_documents_every_setting(kind, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(kind, ["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for name in kind.__dataclass_fields__:
+        assert "--" + name.replace("_", "-") in shown
