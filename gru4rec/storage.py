@@ -40,6 +40,10 @@ def join(path: str, *names: str) -> str:
     return "/".join([path.rstrip("/"), *names]) + options
 
 
+def is_local(path: str) -> bool:
+    return isinstance(locate(path)[0], fs.LocalFileSystem)
+
+
 def publish(staging: str, out: str, last: str) -> None:
     """Make `staging`, a folder beside `out`, become `out`; what `out` held before is gone afterwards.
 
