@@ -1,0 +1,136 @@
+"""The main line as its users run it: simulate, prepare, train, evaluate, score; and what bad input does."""
+
+import json
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gru4rec import cli, config
+from gru4rec.evaluation.job import evaluate
+from gru4rec.model import encode, network
+from gru4rec.scoring.job import score
+from gru4rec.sessions.prepared import Prepared, Sessions
+from gru4rec.tracking import folder
+from gru4rec.training.job import train
+
+QUICK = "--sessions 2000 --items 100 --layers 16 --n-sample 64 --batch-size 16 --epochs 2 --learning-rate 0.1"
+
+
+def run(capsys, kind, job, arguments: str) -> tuple[int, dict, str]:
+    code = cli.run(kind, job, arguments.split())
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    return code, json.loads(lines[-1]) if lines else {}, captured.err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.mark.ray
+def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
+    code, result, shown = run(capsys, config.Train, train, f"{QUICK} --workers 2 --model-out kept --storage left")
+    assert code == 0, shown
+    prepared = Prepared(result["data"])
+    assert result["events"] == 2 * prepared.summary["splits"]["train"]["transitions"]
+    assert len(result["loss"]) == 2
+    assert result["loss"][1] < result["loss"][0]
+    assert result["predictions"] == prepared.read("test").transitions
+    assert "markov" in shown
+
+    client = mlflow.MlflowClient()
+    logged = client.get_run(result["run_id"])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["learning_rate"] == "0.1"
+    assert logged.data.params["workers"] == "2"
+    assert logged.data.tags["data_fingerprint"] == prepared.fingerprint
+    assert logged.data.metrics["recall_at_20"] == pytest.approx(result["recall_at_20"])
+    assert [point.value for point in client.get_metric_history(result["run_id"], "loss")] == result["loss"]
+    version = client.get_model_version("gru4rec", result["model_version"])
+    assert version.run_id == result["run_id"]
+
+    check_evaluation(result, capsys)
+    check_lists(prepared, here, capsys)
+
+
+def check_evaluation(result: dict, capsys) -> None:
+    """evaluate.py finds what train.py reported, from the registry and from the folder."""
+    uri = f"models:/gru4rec/{result['model_version']}"
+    for model in (uri, "kept"):
+        arguments = f"--model {model} --data {result['data']} --baselines pop markov --cutoffs 5 20"
+        code, found, shown = run(capsys, config.Evaluate, evaluate, arguments)
+        assert code == 0, shown
+        assert found["predictions"] == result["predictions"]
+        assert found["metrics"][model]["recall_at_20"] == pytest.approx(result["recall_at_20"], abs=1e-4)
+        assert found["metrics"][model]["mrr_at_20"] == pytest.approx(result["mrr_at_20"], abs=1e-4)
+        for name, metrics in result["baselines"].items():
+            assert found["metrics"][name]["recall_at_5"] == metrics["recall_at_5"]
+
+
+def check_lists(prepared: Prepared, here, capsys) -> None:
+    """Every prediction of the test split as a session of its own, cut before the click that is to be predicted."""
+    test = prepared.read("test")
+    ids = prepared.items["item_id"].to_numpy()
+    starts = [test.items[test.offsets[i] : test.offsets[i + 1]] for i in range(test.count)]
+    cut = [(session[:click], session[click]) for session in starts for click in range(1, len(session))]
+    raw = pa.table({"session_id": range(len(cut)), "items": [ids[seen].tolist() for seen, _ in cut]})
+    (here / "cut").mkdir()
+    pq.write_table(raw, "cut/sessions.parquet")
+    code, result, shown = run(capsys, config.Score, score, "--model kept --sessions cut --out lists")
+    assert code == 0, shown
+    assert result["sessions_in"] == result["sessions_out"] == len(cut)
+    lists = pa.concat_tables([pq.read_table(part) for part in sorted((here / "lists").glob("*.parquet"))])
+    items, scores = np.array(lists["items"].to_pylist()), np.array(lists["scores"].to_pylist())
+    assert items.shape == (len(cut), 20)
+    assert all(len(set(row)) == 20 for row in items.tolist())
+    assert (np.diff(scores) <= 0).all()
+    targets = ids[np.array([target for _, target in cut])]
+    recall = float((items == targets[:, None]).any(axis=1).mean())
+    code, found, _ = run(capsys, config.Evaluate, evaluate, f"--model kept --data {prepared.folder} --cutoffs 20")
+    assert recall == pytest.approx(found["metrics"]["kept"]["recall_at_20"], abs=1e-9)
+
+    loaded = folder.load("kept")
+    for row in np.random.default_rng(0).choice(len(cut), 500, replace=False):
+        alone = Sessions(np.array([0, len(cut[row][0])]), cut[row][0])
+        brute = network.scores(loaded.model, encode.final_states(loaded.model, alone))[0].numpy()
+        best = np.lexsort((np.arange(len(brute)), -brute))[:20]
+        np.testing.assert_allclose(scores[row], brute[best], rtol=1e-5, atol=1e-5)
+        # Items that score the same to rounding may change places with the shape of the matrix product.
+        assert set(ids[best].tolist()) == set(items[row].tolist())
+
+
+@pytest.mark.ray
+def test_bad_data_and_too_many_workers_are_one_line_and_exit_2(ray_local, here, capsys):
+    (here / "empty").mkdir()
+    for arguments, named in (
+        ("--data nowhere", "nowhere"),
+        ("--data empty", "not a prepared folder"),
+        ("--data empty --learning-rate -0.1", "--learning-rate"),
+    ):
+        code, _, shown = run(capsys, config.Train, train, arguments)
+        assert code == 2
+        assert shown.startswith("error: ")
+        assert shown.count("\n") == 1
+        assert named in shown
+    code, _, shown = run(capsys, config.Train, train, f"{QUICK} --sessions 200 --workers 99")
+    assert code == 2
+    assert "error: --workers 99" in shown.splitlines()[-1]
+
+
+def test_evaluate_refuses_what_it_cannot_do(here, capsys):
+    (here / "empty").mkdir()
+    for arguments, named in (
+        ("--data nowhere --model m", "nowhere"),
+        ("--data empty --baselines pop", "not a prepared folder"),
+        ("--data empty", "--model"),
+        ("--data empty --ties sideways --model m", "--ties"),
+    ):
+        code, _, shown = run(capsys, config.Evaluate, evaluate, arguments)
+        assert code == 2
+        assert named in shown
