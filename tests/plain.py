@@ -11,7 +11,7 @@ from torch import Tensor
 def cross_entropy(scores: Tensor, correction: Tensor) -> Tensor:
     """scores [B, columns], lane i's target in column i; correction [columns]. Loss of each lane."""
     logits = scores - correction
-    return -torch.log_softmax(logits, dim=1).diagonal()
+    return -torch.log(torch.softmax(logits, dim=1).diagonal() + 1e-24)
 
 
 def bpr_max(scores: Tensor, bpreg: float, elu_param: float) -> Tensor:

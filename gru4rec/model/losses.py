@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TINY = 1e-24  # inside the logarithm of BPR-max, as in the reference
+_TINY = 1e-24  # inside the logarithm: no lane loses more than 55.3, and one that would has no gradient
 
 
 def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,15 +22,21 @@ def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tens
     `logits` [B, M]: score + log Σ exp(−correction), the sum over the item's columns (without correction: score + log
     multiplicity); overwritten with the gradient. `offset` [B]: what takes the positive's logit back to the score of
     the lane's own target column, subtracted from the loss's logit.
+
+    loss_i = −log(p_i + 1e-24). The bound matters: a hidden state that is carried after dropout can grow by
+    1 / (1 − dropout) a click for as long as the update gate keeps it, so that now and then a lane's scores are in the
+    hundreds; unbounded, such lanes would drive the training.
     """
     at = positive.unsqueeze(1)
     own = logits.gather(1, at).squeeze(1) - offset
     top = logits.amax(dim=1, keepdim=True)
     mass = logits.sub_(top).exp_()
     total = mass.sum(dim=1)
-    loss = torch.log(total) + top.squeeze(1) - own
-    gradient = mass.mul_((weight / total).unsqueeze(1))
-    gradient.scatter_add_(1, at, -weight.unsqueeze(1))
+    chance = torch.exp(own - top.squeeze(1)) / total
+    loss = -torch.log(chance + _TINY)
+    weight_of_gradient = weight * (chance / (chance + _TINY))
+    gradient = mass.mul_((weight_of_gradient / total).unsqueeze(1))
+    gradient.scatter_add_(1, at, -weight_of_gradient.unsqueeze(1))
     return torch.dot(weight, loss), gradient
 
 
