@@ -65,7 +65,14 @@ class Trainer:
             Adagrad.of(weight, settings.learning_rate, settings.momentum)
             for weight in (model.item_table, model.item_bias.unsqueeze(1), self._dense)
         )
-        self._gradient = self._dense.new_zeros(0)
+        # Space that every step uses again. All that is summed over the workers lies in one tensor: the gradients of
+        # the dense weights, the loss, then those of the touched rows and biases.
+        width = 2 * self.all_lanes + settings.n_sample
+        self._rows = model.item_table.new_empty(width, settings.layers[-1])
+        self._scores = model.item_table.new_empty(self.lanes * width)
+        self._sums = self._dense.new_zeros(len(self._dense) + 1 + self._rows.numel() + width)
+        self._d_dense = self._sums[: len(self._dense)]
+        self._d_weights = self._views(self._d_dense)
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """The dense weights, or their gradients, by name, as views of one flat tensor."""
@@ -170,8 +177,8 @@ class Trainer:
     ) -> Tensor:
         """One mini-batch; returns its loss, summed over all lanes and divided by their number."""
         model, settings = self.model, self.settings
-        scored = items.scored
-        rows = torch.empty(len(items.items), settings.layers[-1], device=model.device)
+        count, scored, width = len(items.items), items.scored, settings.layers[-1]
+        rows = self._rows[:count]
         kernels.gather(model.item_table, items.items, out=rows)
         bias = model.item_bias.index_select(0, items.items[:scored])
 
@@ -182,35 +189,28 @@ class Trainer:
         self._states, saved = forward(model.dense, x, before, drop_hidden)
         hidden = self._states[-1]
         positive = items.positives[own]
+        scores = self._scores[: self.lanes * scored].view(self.lanes, scored)
         if settings.loss == "cross-entropy":
-            logits = torch.addmm(bias.add_(items.log_weight), hidden, rows[:scored].t())
-            loss, d_scores = cross_entropy(logits, positive, weight, items.offset[own])
+            torch.addmm(bias.add_(items.log_weight), hidden, rows[:scored].t(), out=scores)
+            loss, d_scores = cross_entropy(scores, positive, weight, items.offset[own])
         else:
-            scores = torch.addmm(bias, hidden, rows[:scored].t())
+            torch.addmm(bias, hidden, rows[:scored].t(), out=scores)
             loss, d_scores = bpr_max(scores, positive, weight, items.multiplicity, settings.bpreg, settings.elu_param)
 
-        # All that is summed over the workers lies in one flat tensor: dense weights, loss, rows, biases.
-        flat = self._gradients(rows.numel() + scored)
-        d_dense, d_loss, d_rows, d_bias = flat.split([len(self._dense), 1, rows.numel(), scored])
-        d_rows = d_rows.view_as(rows)
-        d_x = backward(model.dense, saved, d_scores @ rows[:scored], self._views(d_dense), drop_hidden)
+        ends = len(self._dense), len(self._dense) + 1, len(self._dense) + 1 + rows.numel()
+        sums = self._sums[: ends[2] + scored]
+        d_rows, d_bias = sums[ends[1] : ends[2]].view(count, width), sums[ends[2] :]
+        d_x = backward(model.dense, saved, d_scores @ rows[:scored], self._d_weights, drop_hidden)
         if drop_embed is not None:
             d_x = d_x * drop_embed
         torch.mm(d_scores.t(), hidden, out=d_rows[:scored])
         d_rows[scored:] = 0
         d_rows.index_add_(0, items.inputs[own], d_x)
         torch.sum(d_scores, dim=0, out=d_bias)
-        d_loss[0] = loss
-        self.exchange.add(flat)
+        sums[ends[0]] = loss
+        self.exchange.add(sums)
 
         self._table_state.step_rows(model.item_table, items.items, d_rows)
         self._bias_state.step_rows(model.item_bias.unsqueeze(1), items.items[:scored], d_bias.unsqueeze(1))
-        self._dense_state.step(self._dense, d_dense)
-        return d_loss[0]
-
-    def _gradients(self, size: int) -> Tensor:
-        """Space for the dense gradients, the loss and `size` numbers of touched rows; reused from step to step."""
-        size += len(self._dense) + 1
-        if len(self._gradient) < size:
-            self._gradient = self._dense.new_empty(size)
-        return self._gradient[:size]
+        self._dense_state.step(self._dense, self._d_dense)
+        return sums[ends[0]]
