@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import re
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -52,3 +54,34 @@ def quiet_data() -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+# Ray Data gives every actor of a pool its arguments through the object store and says at each start that a restart
+# needs them to be there still; its executor holds them as long as the pool lives (ray-project/ray#53727).
+_EXPLAINED = re.compile(rb"has constructor arguments in the object store and max_restarts > 0")
+
+
+@contextlib.contextmanager
+def without_explained_lines(verbose: bool = False) -> Iterator[None]:
+    """Keep lines that mean nothing here, and that Ray's core writes past Python's logging, off stderr."""
+    if verbose:
+        yield
+        return
+    kept, (outlet, inlet) = os.dup(2), os.pipe()
+
+    def pass_on() -> None:
+        with os.fdopen(outlet, "rb") as lines:
+            for line in lines:
+                if not _EXPLAINED.search(line):
+                    os.write(kept, line)
+
+    reader = threading.Thread(target=pass_on, daemon=True)
+    reader.start()
+    os.dup2(inlet, 2)
+    os.close(inlet)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)  # closes the last writer, which ends the reader
+        reader.join(timeout=10)
+        os.close(kept)

@@ -86,3 +86,14 @@ def test_help_documents_every_setting(kind, capsys):
     shown = capsys.readouterr().out
     for name in kind.__dataclass_fields__:
         assert "--" + name.replace("_", "-") in shown
+
+
+def test_only_explained_lines_are_kept_off_stderr(capfd):
+    import os
+
+    from gru4rec import on_ray
+
+    with on_ray.without_explained_lines():
+        os.write(2, b"E core: Actor X has constructor arguments in the object store and max_restarts > 0.\nkept\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "kept\nafter\n"

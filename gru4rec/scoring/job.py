@@ -18,7 +18,7 @@ def score(settings: config.Score) -> dict[str, Any]:
     from gru4rec.scoring import batch, report
 
     found = batch.find(settings, loaded)
-    with on_ray.connected(settings.verbose):
+    with on_ray.connected(settings.verbose), on_ray.without_explained_lines(settings.verbose):
         result = batch.run(settings, found, loaded, version, uri)
     report.show(result, storage.shown(uri))
     return result

@@ -147,10 +147,10 @@ def _show(
         return
     keys = [f"{name}_at_{cutoff}" for cutoff in sorted({*settings.cutoffs, 20}) for name in ("recall", "mrr")]
     table = Table(title=f"test split, {trained.predictions:,} predictions over the whole catalogue")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for key in keys:
         table.add_column(key.replace("recall", "Recall").replace("mrr", "MRR").replace("_at_", "@"), justify="right")
-    shown = {f"GRU4Rec {settings.loss}": trained.metrics, **others}
+    shown = {"GRU4Rec": trained.metrics, **others}
     for name, metrics in shown.items():
         table.add_row(name, *(f"{metrics[key]:.4f}" for key in keys))
     console.print(table)
