@@ -55,7 +55,7 @@ class Hyperparameters:
     )
     bpreg: float = setting(0.5, "BPR-max only: weight of the score regularisation.", ge=0)
     elu_param: float = setting(0.5, "BPR-max only: scores below 0 go through ELU with this alpha; 0 is linear.", ge=0)
-    seed: int = setting(40, "Seed of the initial weights, the negatives and the dropout.", ge=0, lt=2**32)
+    seed: int = setting(20, "Seed of the initial weights, the negatives and the dropout.", ge=0, lt=2**32)
 
 
 @dataclass(frozen=True)
