@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 import pydantic
 
+from gru4rec.config import PRESETS
 from gru4rec.errors import GRU4RecError, InputError
 
 S = TypeVar("S")
@@ -103,13 +104,14 @@ def check(kind: type[S], values: Mapping[str, Any], source: Mapping[str, str] | 
 
 
 def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
-    """Settings of `kind` from its defaults, then `--config FILE.toml`, then flags.
+    """Settings of `kind` from its defaults, then its preset, then `--config FILE.toml`, then flags.
 
     Raises InputError for an unknown key or flag and for an impossible value, naming it.
     """
     flags = vars(parser(kind).parse_args(arguments))
     path = flags.pop("config", None)
-    values, source = {}, {}
+    values: dict[str, Any] = {}
+    source: dict[str, str] = {}
     if path is not None:
         for key, value in _read_toml(path).items():
             values[key] = value
@@ -117,7 +119,7 @@ def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
     for key, value in flags.items():
         values[key] = value
         source[key] = _flag(key)
-    return check(kind, values, source)
+    return check(kind, PRESETS.get(str(values.get("preset")), {}) | values, source)
 
 
 def _masked(text: str) -> str:

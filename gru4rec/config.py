@@ -31,9 +31,10 @@ class Common:
 class Hyperparameters:
     """What defines a model and its training; the names are the reference's own."""
 
-    loss: Literal["cross-entropy", "bpr-max"] = setting(
+    loss: Literal["cross-entropy", "bpr-max", "top1-max", "bpr", "top1"] = setting(
         "cross-entropy",
-        "Training loss: cross-entropy over the sampled items, or BPR-max (Hidasi & Karatzoglou, CIKM 2018).",
+        "Training loss: cross-entropy over the sampled items, BPR-max or TOP1-max (Hidasi & Karatzoglou, CIKM 2018); "
+        "BPR or TOP1 (Hidasi et al., ICLR 2016).",
     )
     layers: tuple[int, ...] = setting((100,), "Units of the recurrent layer.", min_length=1)
     embedding: Literal["tied"] = setting(
@@ -56,6 +57,43 @@ class Hyperparameters:
     bpreg: float = setting(0.5, "BPR-max only: weight of the score regularisation.", ge=0)
     elu_param: float = setting(0.5, "BPR-max only: scores below 0 go through ELU with this alpha; 0 is linear.", ge=0)
     seed: int = setting(20, "Seed of the initial weights, the negatives and the dropout.", ge=0, lt=2**32)
+
+
+def _published(
+    loss: str,
+    layers: int,
+    batch_size: int,
+    dropout: tuple[float, float],
+    learning_rate: float,
+    momentum: float,
+    sample_alpha: float,
+    **of_loss: float,
+) -> dict[str, Any]:
+    """Settings of a published result; `dropout` of the item input and of the hidden state."""
+    return {
+        "loss": loss,
+        "layers": (layers,),
+        "embedding": "tied",
+        "batch_size": batch_size,
+        "epochs": 10,
+        "dropout_embed": dropout[0],
+        "dropout_hidden": dropout[1],
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "n_sample": 2048,
+        "sample_alpha": sample_alpha,
+        **of_loss,
+    }
+
+
+PRESETS = {
+    "rsc15": _published("cross-entropy", 100, 32, (0, 0.4), 0.2, 0.2, 0.5, logq=1),
+    "yoochoose": _published("cross-entropy", 480, 48, (0, 0.2), 0.07, 0, 0.2, logq=1),
+    "rees46": _published("cross-entropy", 512, 240, (0.45, 0), 0.065, 0, 0.5, logq=1),
+    "coveo": _published("bpr-max", 512, 144, (0.35, 0), 0.05, 0.4, 0.2, bpreg=1.85, elu_param=1),
+    "retailrocket": _published("bpr-max", 224, 80, (0.5, 0.05), 0.05, 0.4, 0.4, bpreg=1.95, elu_param=0.5),
+    "diginetica": _published("bpr-max", 512, 128, (0.5, 0.3), 0.05, 0.15, 0.3, bpreg=0.9, elu_param=1),
+}
 
 
 @dataclass(frozen=True)
@@ -131,10 +169,13 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
     """Train GRU4Rec, evaluate it, and register it as a model version."""
 
     data: str = setting("", "Prepared folder (see prepare.py). None: simulate a click log, prepare it and train on it.")
+    preset: Literal["", "rsc15", "yoochoose", "rees46", "coveo", "retailrocket", "diginetica"] = setting(
+        "", "Start from the settings of a published result; the settings file and flags override them."
+    )
     workers: int = setting(1, "Ray Train workers; each has batch-size lanes.", ge=1)
     gpus: bool = setting(False, "One GPU for each worker.")
     threads: int = setting(1, "CPU threads of a worker (small models are slower with more).", ge=1)
-    storage: str = setting("gru4rec-demo", "Folder for what the run leaves behind: demo data, checkpoints, models.")
+    storage: str = setting("gru4rec-runs", "Folder for what runs leave behind: simulated data, models.")
     model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
     model_out: str = setting("", "Also write the model folder here.")
     cutoffs: tuple[int, ...] = setting((5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1)

@@ -25,6 +25,29 @@ def bpr_max(scores: Tensor, bpreg: float, elu_param: float) -> Tensor:
     return -torch.log((weights * better).sum(dim=1) + 1e-24) + bpreg * (weights * r**2).sum(dim=1)
 
 
+def _negative(r: Tensor) -> Tensor:
+    negative = torch.ones_like(r)
+    negative[torch.arange(len(r)), torch.arange(len(r))] = 0
+    return negative
+
+
+def top1(r: Tensor) -> Tensor:
+    negative = _negative(r)
+    losses = torch.sigmoid(r - r.diagonal().unsqueeze(1)) + torch.sigmoid(r**2)
+    return (negative * losses).sum(dim=1) / negative.sum(dim=1)
+
+
+def bpr(r: Tensor) -> Tensor:
+    negative = _negative(r)
+    return -(negative * torch.log(torch.sigmoid(r.diagonal().unsqueeze(1) - r))).sum(dim=1) / negative.sum(dim=1)
+
+
+def top1_max(r: Tensor) -> Tensor:
+    weights = torch.exp(r) * _negative(r)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return (weights * (torch.sigmoid(r - r.diagonal().unsqueeze(1)) + torch.sigmoid(r**2))).sum(dim=1)
+
+
 class PlainTrainer:
     """One step at a time; `weights` by the engine's names, float64."""
 
@@ -57,8 +80,10 @@ class PlainTrainer:
         if settings.loss == "cross-entropy":
             scale = torch.cat([torch.ones(len(targets)), torch.full((len(extra),), settings.sample_alpha)])
             losses = cross_entropy(scores, settings.logq * scale * self.log_support[columns])
-        else:
+        elif settings.loss == "bpr-max":
             losses = bpr_max(scores, settings.bpreg, settings.elu_param)
+        else:
+            losses = {"top1": top1, "bpr": bpr, "top1-max": top1_max}[settings.loss](scores)
         return losses.sum() / settings.batch_size, new.detach()
 
     def step(self, inputs, targets, resets, extra, **drops) -> float:

@@ -97,3 +97,16 @@ def test_only_explained_lines_are_kept_off_stderr(capfd):
         os.write(2, b"E core: Actor X has constructor arguments in the object store and max_restarts > 0.\nkept\n")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "kept\nafter\n"
+
+
+def test_a_preset_is_overridden_by_file_and_flags(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('preset = "retailrocket"\nepochs = 3\n')
+    found = cli.parse(config.Train, ["--config", str(file), "--momentum", "0.1"])
+    assert (found.loss, found.layers, found.bpreg) == ("bpr-max", (224,), 1.95)
+    assert (found.epochs, found.momentum) == (3, 0.1)
+
+
+def test_every_preset_holds():
+    for name in config.PRESETS:
+        assert cli.parse(config.Train, ["--preset", name]).n_sample == 2048

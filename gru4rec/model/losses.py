@@ -40,6 +40,70 @@ def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tens
     return torch.dot(weight, loss), gradient
 
 
+def top1(scores: Tensor, positive: Tensor, weight: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:
+    """TOP1 with its score regularisation (Hidasi et al., ICLR 2016, section 3.1.3).
+
+    loss_i = mean over the lane's negatives j of σ(r_j − r_i) + σ(r_j²). `multiplicity` [M]: columns of each item; a
+    lane's own target column is not among its negatives.
+    """
+    at = positive.unsqueeze(1)
+    share = _shares(_negatives(scores, at, multiplicity))
+    worse, square = torch.sigmoid(scores - scores.gather(1, at)), torch.sigmoid(scores * scores)
+    loss = (share * (worse + square)).sum(dim=1)
+    slope = share * worse * (1.0 - worse)
+    gradient = slope + share * square * (1.0 - square) * 2.0 * scores
+    gradient.scatter_add_(1, at, -slope.sum(dim=1, keepdim=True))
+    return torch.dot(weight, loss), gradient * weight.unsqueeze(1)
+
+
+def bpr(scores: Tensor, positive: Tensor, weight: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:
+    """Bayesian personalised ranking (Hidasi et al., ICLR 2016, section 3.1.3).
+
+    loss_i = −mean over the lane's negatives j of log σ(r_i − r_j). `multiplicity` as in `top1`.
+    """
+    at = positive.unsqueeze(1)
+    share = _shares(_negatives(scores, at, multiplicity))
+    lead = scores - scores.gather(1, at)
+    loss = (share * F.softplus(lead)).sum(dim=1)
+    gradient = share * torch.sigmoid(lead)
+    gradient.scatter_add_(1, at, -gradient.sum(dim=1, keepdim=True))
+    return torch.dot(weight, loss), gradient * weight.unsqueeze(1)
+
+
+def top1_max(scores: Tensor, positive: Tensor, weight: Tensor, multiplicity: Tensor) -> tuple[Tensor, Tensor]:
+    """TOP1-max (Hidasi & Karatzoglou 2018, section 3.2).
+
+    loss_i = Σ_j s_j (σ(r_j − r_i) + σ(r_j²)), where s is the softmax over the lane's negatives. `multiplicity` as in
+    `top1`.
+    """
+    at = positive.unsqueeze(1)
+    s = _softmax(scores, _negatives(scores, at, multiplicity))
+    worse, square = torch.sigmoid(scores - scores.gather(1, at)), torch.sigmoid(scores * scores)
+    loss = (s * (worse + square)).sum(dim=1, keepdim=True)
+    slope = s * worse * (1.0 - worse)
+    gradient = s * (worse + square - loss) + slope + s * square * (1.0 - square) * 2.0 * scores
+    gradient.scatter_add_(1, at, -slope.sum(dim=1, keepdim=True))
+    return torch.dot(weight, loss.squeeze(1)), gradient * weight.unsqueeze(1)
+
+
+def _negatives(scores: Tensor, at: Tensor, multiplicity: Tensor) -> Tensor:
+    """Columns [B, M] that each item has among a lane's negatives: all but the lane's own target column."""
+    return multiplicity.expand_as(scores).scatter_add(1, at, torch.full_like(scores[:, :1], -1.0))
+
+
+def _shares(count: Tensor) -> Tensor:
+    """Each negative's share in a mean over them [B, M]; 0 for a lane that has none."""
+    return count / count.sum(dim=1, keepdim=True).clamp_min(1.0)
+
+
+def _softmax(r: Tensor, count: Tensor) -> Tensor:
+    """Softmax over a lane's negatives [B, M], each with its multiplicity; 0 for a lane that has none."""
+    top = r.masked_fill(count <= 0, -torch.inf).amax(dim=1, keepdim=True)
+    top = torch.where(torch.isinf(top), torch.zeros_like(top), top)
+    s = count * torch.exp(torch.where(count > 0, r - top, torch.zeros_like(r)))
+    return s / s.sum(dim=1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
+
+
 def bpr_max(
     scores: Tensor, positive: Tensor, weight: Tensor, multiplicity: Tensor, bpreg: float, elu_param: float
 ) -> tuple[Tensor, Tensor]:
@@ -51,12 +115,7 @@ def bpr_max(
     """
     r = F.elu(scores, alpha=elu_param) if elu_param > 0 else scores
     at = positive.unsqueeze(1)
-    count = multiplicity.expand_as(r).scatter_add(1, at, torch.full_like(r[:, :1], -1.0))
-    top = r.masked_fill(count <= 0, -torch.inf).amax(dim=1, keepdim=True)
-    top = torch.where(torch.isinf(top), torch.zeros_like(top), top)  # a lane without negatives
-    s = count * torch.exp(torch.where(count > 0, r - top, torch.zeros_like(r)))
-    s = s / s.sum(dim=1, keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
-
+    s = _softmax(r, _negatives(r, at, multiplicity))
     better = torch.sigmoid(r.gather(1, at) - r)
     chance = (s * better).sum(dim=1, keepdim=True)
     square = (s * r * r).sum(dim=1, keepdim=True)

@@ -19,7 +19,7 @@ from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError
 from gru4rec.model import kernels, negatives
 from gru4rec.model.adagrad import Adagrad
-from gru4rec.model.losses import bpr_max, cross_entropy
+from gru4rec.model.losses import bpr, bpr_max, cross_entropy, top1, top1_max
 from gru4rec.model.network import GRU4Rec, backward, forward, zero_states
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.training import lanes, touched
@@ -188,14 +188,11 @@ class Trainer:
         before = [h * keep for h in self._states]
         self._states, saved = forward(model.dense, x, before, drop_hidden)
         hidden = self._states[-1]
-        positive = items.positives[own]
         scores = self._scores[: self.lanes * scored].view(self.lanes, scored)
-        if settings.loss == "cross-entropy":
-            torch.addmm(bias.add_(items.log_weight), hidden, rows[:scored].t(), out=scores)
-            loss, d_scores = cross_entropy(scores, positive, weight, items.offset[own])
-        else:
-            torch.addmm(bias, hidden, rows[:scored].t(), out=scores)
-            loss, d_scores = bpr_max(scores, positive, weight, items.multiplicity, settings.bpreg, settings.elu_param)
+        if settings.loss == "cross-entropy":  # its logits are the scores with the columns' weights
+            bias.add_(items.log_weight)
+        torch.addmm(bias, hidden, rows[:scored].t(), out=scores)
+        loss, d_scores = self._loss(scores, items.positives[own], weight, items, own)
 
         ends = len(self._dense), len(self._dense) + 1, len(self._dense) + 1 + rows.numel()
         sums = self._sums[: ends[2] + scored]
@@ -214,3 +211,20 @@ class Trainer:
         self._bias_state.step_rows(model.item_bias.unsqueeze(1), items.items[:scored], d_bias.unsqueeze(1))
         self._dense_state.step(self._dense, self._d_dense)
         return sums[ends[0]]
+
+    def _loss(
+        self, scores: Tensor, positive: Tensor, weight: Tensor, items: touched.Touched, own: slice
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of this worker's lanes and its gradient with respect to `scores` [B, K]."""
+        settings = self.settings
+        match settings.loss:
+            case "cross-entropy":
+                return cross_entropy(scores, positive, weight, items.offset[own])
+            case "bpr-max":
+                return bpr_max(scores, positive, weight, items.multiplicity, settings.bpreg, settings.elu_param)
+            case "top1":
+                return top1(scores, positive, weight, items.multiplicity)
+            case "top1-max":
+                return top1_max(scores, positive, weight, items.multiplicity)
+            case "bpr":
+                return bpr(scores, positive, weight, items.multiplicity)

@@ -70,6 +70,18 @@ def test_bpr_max(seed, bpreg, elu_param):
     assert relative_error(gradient, wanted_gradient) < 1e-5
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["top1", "bpr", "top1_max"])
+def test_losses_of_pairs(name, seed):
+    case = sampled(seed)
+    loss, gradient = getattr(losses, name)(
+        case["scores"].float(), case["positive"], case["weight"].float(), case["multiplicity"].float()
+    )
+    wanted, wanted_gradient = expected(case, getattr(plain, name))
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    assert relative_error(gradient, wanted_gradient) < 1e-5
+
+
 def test_bpr_max_of_a_lane_without_negatives_is_finite_and_still():
     loss, gradient = losses.bpr_max(
         torch.tensor([[1.0]]), torch.tensor([0]), torch.tensor([1.0]), torch.tensor([1.0]), 0.5, 0.5
