@@ -6,12 +6,14 @@ here take each distinct item once, with its multiplicity: exactly the sum over a
 
 Shapes: B lanes, M distinct items. `positive` [B] int64 is where each lane's target stands among the M; `weight` [B]
 what a lane's loss counts: 1 / nominal batch size, and 0 once it has retired. Every loss returns Σ weight · loss and its
-gradient [B, M] with respect to the scores.
+gradient [B, M] with respect to the scores; the scores may be overwritten.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gru4rec.model import kernels
 
 _TINY = 1e-24  # inside the logarithm: no lane loses more than 55.3, and one that would has no gradient
 
@@ -113,6 +115,8 @@ def bpr_max(
     and r the scores after ELU with `elu_param` (0: linear). `multiplicity` [M]: columns of each item; a lane's own
     target column is not among its negatives.
     """
+    if kernels.FUSED and scores.device.type == "cpu" and scores.dtype == torch.float32:
+        return kernels.bpr_max(scores, positive, weight, multiplicity, bpreg, elu_param)
     r = F.elu(scores, alpha=elu_param) if elu_param > 0 else scores
     at = positive.unsqueeze(1)
     s = _softmax(r, _negatives(r, at, multiplicity))

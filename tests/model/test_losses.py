@@ -5,7 +5,7 @@ import plain
 import pytest
 import torch
 
-from gru4rec.model import losses
+from gru4rec.model import kernels, losses
 
 LANES, CATALOGUE = 6, 12
 
@@ -55,7 +55,9 @@ def test_cross_entropy(seed, corrected):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("bpreg", "elu_param"), [(0.0, 0.0), (0.5, 0.5), (1.95, 1.0)])
-def test_bpr_max(seed, bpreg, elu_param):
+@pytest.mark.parametrize("fused", [True, False])
+def test_bpr_max(seed, bpreg, elu_param, fused, monkeypatch):
+    monkeypatch.setattr(kernels, "FUSED", fused and kernels.FUSED)
     case = sampled(seed)
     loss, gradient = losses.bpr_max(
         case["scores"].float(),
@@ -96,7 +98,9 @@ def test_losses_of_very_large_scores_are_finite(size):
     weight, positive = torch.tensor([1.0]), torch.tensor([1])
     for loss, gradient in (
         losses.cross_entropy(scores.clone(), positive, weight, torch.zeros(1)),
-        losses.bpr_max(scores, positive, weight, torch.ones(4), 0.5, 0.5),
+        losses.bpr_max(scores.clone(), positive, weight, torch.ones(4), 0.5, 0.5),
+        losses.top1_max(scores, positive, weight, torch.ones(4)),
+        losses.bpr(scores, positive, weight, torch.ones(4)),
     ):
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
