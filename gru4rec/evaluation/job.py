@@ -3,14 +3,15 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from gru4rec.config import Evaluate
 from gru4rec.errors import InputError
 from gru4rec.evaluation import baselines, ranking
 from gru4rec.evaluation.metrics import RankingMetrics
+from gru4rec.evaluation.report import comparison
 from gru4rec.scoring.recommend import catalogue, encoder, select
 from gru4rec.sessions.prepared import Prepared, Sessions
 from gru4rec.tracking import folder, registry
@@ -47,8 +48,6 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
 def _in_catalogue(sessions: Sessions, prepared: Prepared, loaded: folder.LoadedModel) -> tuple[Sessions, int]:
     """The sessions in the model's item index, without clicks that it does not know; and how many those are."""
     table = encoder(catalogue(loaded.items), prepared.items)
-    import pyarrow as pa
-
     index = table(pa.array(sessions.items, pa.int32()))
     known = index >= 0
     kept = np.concatenate([[0], np.cumsum(known)])[sessions.offsets]
@@ -59,11 +58,6 @@ def _in_catalogue(sessions: Sessions, prepared: Prepared, loaded: folder.LoadedM
 
 def _show(found: dict[str, RankingMetrics], settings: Evaluate) -> None:
     predictions = next(iter(found.values())).predictions
-    table = Table(title=f"{settings.split} split, {predictions:,} predictions, {settings.ties} ties")
-    table.add_column("")
-    for cutoff in sorted(set(settings.cutoffs)):
-        for name in ("Recall", "MRR", "NDCG"):
-            table.add_column(f"{name}@{cutoff}", justify="right")
-    for model, metrics in found.items():
-        table.add_row(model, *(f"{value:.4f}" for value in metrics.result().values()))
-    Console(stderr=True, highlight=False).print(table)
+    title = f"{settings.split} split, {predictions:,} predictions, {settings.ties} ties"
+    metrics = {model: counted.result() for model, counted in found.items()}
+    Console(stderr=True, highlight=False).print(comparison(title, metrics))

@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from gru4rec import cli, config, on_ray, storage
 from gru4rec.config import Train
 from gru4rec.errors import InputError
 from gru4rec.evaluation import baselines
+from gru4rec.evaluation.report import comparison
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking import registry, runs
@@ -145,14 +145,8 @@ def _show(
     if not trained.predictions:
         console.print("the test split has nothing to predict: no metrics")
         return
-    keys = [f"{name}_at_{cutoff}" for cutoff in sorted({*settings.cutoffs, 20}) for name in ("recall", "mrr")]
-    table = Table(title=f"test split, {trained.predictions:,} predictions over the whole catalogue")
-    table.add_column("", no_wrap=True)
-    for key in keys:
-        table.add_column(key.replace("recall", "Recall").replace("mrr", "MRR").replace("_at_", "@"), justify="right")
-    shown = {"GRU4Rec": trained.metrics, **others}
-    for name, metrics in shown.items():
-        table.add_row(name, *(f"{metrics[key]:.4f}" for key in keys))
+    title = f"test split, {trained.predictions:,} predictions over the whole catalogue"
+    table = comparison(title, {"GRU4Rec": trained.metrics, **others})
     console.print(table)
     if version:
         console.print(f"registered as models:/{settings.model_name}/{version}; see it with: mlflow ui")
