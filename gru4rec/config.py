@@ -212,3 +212,31 @@ class Score(Tracking, Common):
     actors: int = setting(0, "Scoring actors; 0: as many as the CPUs (with --gpus-per-actor: the GPUs) allow.", ge=0)
     threads: int = setting(1, "CPU threads of an actor.", ge=1)
     gpus_per_actor: float = setting(0.0, "GPUs (also fractions) of an actor.", ge=0)
+
+
+@dataclass(frozen=True)
+class Bench(Common):
+    """Measure speed as ratios against named alternatives, in one run on one machine."""
+
+    what: Literal["train"] = setting("train", "What to measure.")
+    configurations: tuple[
+        Literal[
+            "rsc15",
+            "yoochoose",
+            "rees46",
+            "coveo",
+            "retailrocket",
+            "diginetica",
+            "lanes-32",
+            "lanes-64",
+            "lanes-128",
+            "lanes-256",
+        ],
+        ...,
+    ] = setting((), "Which settings to measure; default: all.")
+    seconds: float = setting(3.0, "Seconds of each measurement.", gt=0)
+    repeats: int = setting(3, "Measurements of each, taken in turn.", ge=1)
+    threads: int = setting(1, "CPU threads.", ge=1)
+    device: Literal["cpu", "cuda"] = setting(
+        "cpu", "Device of the engine; the plain step is measured on the CPU alone."
+    )
