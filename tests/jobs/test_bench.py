@@ -12,7 +12,7 @@ def test_bench_of_training_reports_engine_plain_and_floor(capsys):
     spec = importlib.util.spec_from_file_location("bench_job", path)
     job = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(job)
-    arguments = "--configurations lanes-32 --seconds 0.05 --repeats 2".split()
+    arguments = ["--configurations", "lanes-32", "--seconds", "0.05", "--repeats", "2"]
     assert cli.run(config.Bench, job.run, arguments) == 0
     shown = capsys.readouterr()
     (row,) = json.loads(shown.out.splitlines()[-1])["rows"]
