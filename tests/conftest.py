@@ -1,8 +1,10 @@
 """Fixtures that all tests share."""
 
 import os
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -52,3 +54,26 @@ def ray_local() -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture
+def bucket() -> Iterator[tuple[Any, Callable[[str], str]]]:
+    """(client, function from a key to its URI) of an empty bucket `logs` of a real S3 API on this machine."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="who",
+        aws_secret_access_key="hush",  # noqa: S106
+    )
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()  # noqa: S310
+    client.create_bucket(Bucket="logs")
+    yield client, lambda key: f"s3://who:hush@logs/{key}?endpoint_override={endpoint}&region=us-east-1"
+    server.stop()

@@ -1,32 +1,10 @@
 """Preparing from and to an object store, on a server of this machine."""
 
-import boto3
 import pytest
 
 from gru4rec import cli, config, storage
 from gru4rec.sessions.prepare import prepare
 from gru4rec.sessions.prepared import Prepared
-
-moto_server = pytest.importorskip("moto.server")
-
-
-@pytest.fixture
-def bucket():
-    """(client, function from a key to its URI) of an empty bucket."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="who",
-        aws_secret_access_key="hush",  # noqa: S106
-    )
-    client.create_bucket(Bucket="logs")
-    yield client, lambda key: f"s3://who:hush@logs/{key}?endpoint_override={endpoint}&region=us-east-1"
-    server.stop()
 
 
 @pytest.mark.ray

@@ -2,7 +2,6 @@
 
 import json
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,39 +12,19 @@ from gru4rec.model.network import initialise
 from gru4rec.scoring.job import score
 from gru4rec.tracking import folder
 
-moto_server = pytest.importorskip("moto.server")
-
-
-@pytest.fixture
-def bucket():
-    """From a key to its URI, in an empty bucket."""
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="who",
-        aws_secret_access_key="hush",  # noqa: S106
-    )
-    client.create_bucket(Bucket="nightly")
-    yield lambda key: f"s3://who:hush@nightly/{key}?endpoint_override={endpoint}&region=us-east-1"
-    server.stop()
-
 
 @pytest.mark.ray
 def test_model_sessions_and_result_on_an_object_store(bucket, ray_local, capsys):
+    _, uri = bucket
     ids = pa.array(range(100, 130))
     items = pa.table({"item_id": ids, "item_index": pa.array(range(30), pa.int32()), "support": [1] * 30})
-    folder.save(initialise(Hyperparameters(layers=(4,)), 30), items, bucket("model"))
+    folder.save(initialise(Hyperparameters(layers=(4,)), 30), items, uri("model"))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({"session_id": [1, 2], "items": [[100, 101], [5]]}), sink)
-    storage.write_bytes(bucket("raw/a.parquet"), sink.getvalue())
+    storage.write_bytes(uri("raw/a.parquet"), sink.getvalue())
 
     def run(**given):
-        given = {"model": bucket("model"), "sessions": bucket("raw"), "out": bucket("out"), **given}
+        given = {"model": uri("model"), "sessions": uri("raw"), "out": uri("out"), **given}
         flags = [part for name, value in given.items() for part in ("--" + name, value)]
         return cli.run(config.Score, score, flags), capsys.readouterr()
 
@@ -54,11 +33,11 @@ def test_model_sessions_and_result_on_an_object_store(bucket, ray_local, capsys)
         assert code == 0
         assert json.loads(said.out.splitlines()[-1])["sessions_out"] == 2
         assert "hush" not in said.out + said.err
-    manifest = storage.read_bytes(bucket("out/manifest.json")).decode()
+    manifest = storage.read_bytes(uri("out/manifest.json")).decode()
     assert "hush" not in manifest
-    assert storage.list_files(bucket("out")) == ["manifest.json", "part-00000.parquet"]
+    assert storage.list_files(uri("out")) == ["manifest.json", "part-00000.parquet"]
     assert json.loads(manifest)["files"] == [{"name": "part-00000.parquet", "rows": 2}]
-    for given in ({"sessions": bucket("nothing")}, {"model": bucket("nothing")}, {"out": bucket("raw")}):
+    for given in ({"sessions": uri("nothing")}, {"model": uri("nothing")}, {"out": uri("raw")}):
         code, said = run(**given)
         assert code == 2
         assert "hush" not in said.err
