@@ -99,10 +99,11 @@ def check_lists(prepared: Prepared, here, capsys) -> None:
     for row in np.random.default_rng(0).choice(len(cut), 500, replace=False):
         alone = Sessions(np.array([0, len(cut[row][0])]), cut[row][0])
         brute = network.scores(loaded.model, encode.final_states(loaded.model, alone))[0].numpy()
-        best = np.lexsort((np.arange(len(brute)), -brute))[:20]
-        np.testing.assert_allclose(scores[row], brute[best], rtol=1e-5, atol=1e-5)
+        order = np.lexsort((np.arange(len(brute)), -brute))
+        np.testing.assert_allclose(scores[row], brute[order[:20]], rtol=1e-5, atol=1e-5)
         # Items that score the same to rounding may change places with the shape of the matrix product.
-        assert set(ids[best].tolist()) == set(items[row].tolist())
+        if brute[order[19]] - brute[order[20]] > 1e-4:
+            assert set(ids[order[:20]].tolist()) == set(items[row].tolist())
 
 
 @pytest.mark.ray
