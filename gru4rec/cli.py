@@ -12,7 +12,6 @@ import re
 import sys
 import tomllib
 import traceback
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -161,8 +160,6 @@ def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequenc
 def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
-    if isinstance(value, types.MappingProxyType):
-        return dict(value)
     raise TypeError(f"not a plain value: {type(value).__name__}")
 
 

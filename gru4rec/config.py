@@ -36,7 +36,7 @@ class Hyperparameters:
         "Training loss: cross-entropy over the sampled items, BPR-max or TOP1-max (Hidasi & Karatzoglou, CIKM 2018); "
         "BPR or TOP1 (Hidasi et al., ICLR 2016).",
     )
-    layers: tuple[int, ...] = setting((100,), "Units of the recurrent layer.", min_length=1)
+    layers: tuple[int, ...] = setting((100,), "Units of each recurrent layer.", min_length=1)
     embedding: Literal["tied"] = setting(
         "tied", "Item input: 'tied' looks up the rows that also score the items (constrained embedding)."
     )

@@ -59,24 +59,20 @@ class PlainTrainer:
         self.log_support = torch.from_numpy(np.log(support.astype(np.float64)))
         self.hidden = None
 
-    def loss(self, weights, inputs, targets, resets, extra, drop_embed=1.0, drop_hidden=1.0) -> tuple[Tensor, Tensor]:
+    def loss(
+        self, weights, inputs, targets, resets, extra, drop_embed=1.0, drop_hidden=None
+    ) -> tuple[Tensor, list[Tensor]]:
         settings = self.settings
-        hidden = (
-            torch.zeros(len(inputs), settings.layers[-1], dtype=torch.float64) if self.hidden is None else self.hidden
-        )
-        hidden = torch.where(resets.unsqueeze(1), 0.0, hidden)
-        x = weights["item_table"][inputs] * drop_embed
-        new = torch.gru_cell(
-            x,
-            hidden,
-            weights["gru.0.weight_input"],
-            weights["gru.0.weight_hidden"],
-            weights["gru.0.bias_input"],
-            weights["gru.0.bias_hidden"],
-        )
-        new = new * drop_hidden
+        old = self.hidden or [torch.zeros(len(inputs), units, dtype=torch.float64) for units in settings.layers]
+        x, new = weights["item_table"][inputs] * drop_embed, []
+        for layer, h in enumerate(old):
+            names = ("weight_input", "weight_hidden", "bias_input", "bias_hidden")
+            h = torch.where(resets.unsqueeze(1), 0.0, h)
+            x = torch.gru_cell(x, h, *(weights[f"gru.{layer}.{name}"] for name in names))
+            x = x * (drop_hidden[layer] if drop_hidden else 1.0)
+            new.append(x.detach())
         columns = torch.cat([targets, extra])
-        scores = new @ weights["item_table"][columns].t() + weights["item_bias"][columns]
+        scores = x @ weights["item_table"][columns].t() + weights["item_bias"][columns]
         if settings.loss == "cross-entropy":
             scale = torch.cat([torch.ones(len(targets)), torch.full((len(extra),), settings.sample_alpha)])
             losses = cross_entropy(scores, settings.logq * scale * self.log_support[columns])
@@ -84,7 +80,7 @@ class PlainTrainer:
             losses = bpr_max(scores, settings.bpreg, settings.elu_param)
         else:
             losses = {"top1": top1, "bpr": bpr, "top1-max": top1_max}[settings.loss](scores)
-        return losses.sum() / settings.batch_size, new.detach()
+        return losses.sum() / settings.batch_size, new
 
     def step(self, inputs, targets, resets, extra, **drops) -> float:
         leaves = {name: weight.clone().requires_grad_() for name, weight in self.weights.items()}

@@ -20,10 +20,9 @@ from gru4rec.training.on_ray import News, Trained, fit, parameters
 def train(settings: Train) -> dict[str, Any]:
     """Run the job; the result has the keys of the job contract."""
     console = Console(stderr=True, highlight=False)
+    given = _opened(settings.data) if settings.data else None  # what is wrong with it is said before Ray starts
     with on_ray.connected(settings.verbose):
-        data = settings.data or _simulated(settings, console)
-        prepared = Prepared(data)
-        _check(prepared)
+        prepared = given or _opened(_simulated(settings, console))
         splits = prepared.summary["splits"]
         console.print(
             f"train: {splits['train']['sessions']:,} sessions, {splits['train']['clicks']:,} clicks, "
@@ -78,9 +77,14 @@ def _simulated(settings: Train, console: Console) -> str:
     return data
 
 
-def _check(prepared: Prepared) -> None:
+def _opened(data: str) -> Prepared:
+    """The prepared folder. Raises InputError where a file of it is missing or damaged, or there is nothing to train."""
+    prepared = Prepared(data)
+    for split in ("train", "test"):
+        prepared.shards(split)
     if prepared.summary["splits"]["train"]["transitions"] == 0:
-        raise InputError(f"{prepared.folder}: no training session has two clicks or more")
+        raise InputError(f"{data}: no training session has two clicks or more")
+    return prepared
 
 
 def _speed(trained: Trained) -> float:
@@ -125,7 +129,8 @@ class Watcher:
         self._bar.stop()
 
     def __call__(self, news: News) -> None:
-        described = f"epoch {news.epoch + 1}/{self._epochs} loss {news.loss:.4f}" if news.events else news.stage
+        training = news.stage == "training"
+        described = f"epoch {news.epoch + 1}/{self._epochs} loss {news.loss:.4f}" if training else news.stage
         done = news.epoch * self._transitions + news.events
         self._bar.update(self._task, completed=done, description=described)
         for number in range(self._logged, len(news.epochs)):

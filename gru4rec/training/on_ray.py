@@ -121,9 +121,9 @@ def fit(
 ) -> Trained:
     """Train on the prepared folder `data` with Ray Train and evaluate on its test split; Ray must be connected.
 
-    `watch` hears the workers' news every `every_s` seconds, on this thread's behalf. What the run leaves goes to
-    `storage_path`/`name`. Raises InputError where the cluster cannot hold the workers, GRU4RecError where training
-    fails.
+    `watch` hears the workers' news every `every_s` seconds on a thread of its own, and once more at the end. What the
+    run leaves goes to `storage_path`/`name`. Raises InputError where the cluster cannot hold the workers, GRU4RecError
+    where training fails.
     """
     _check_resources(settings)
     board = NoticeBoard.remote()  # type: ignore[attr-defined]

@@ -106,10 +106,22 @@ def check_lists(prepared: Prepared, here, capsys) -> None:
             assert set(ids[order[:20]].tolist()) == set(items[row].tolist())
 
 
-@pytest.mark.ray
-def test_bad_data_and_too_many_workers_are_one_line_and_exit_2(ray_local, here, capsys):
+def prepared_folder(folder, transitions: int) -> None:
+    """A prepared folder whose one training file is missing."""
+    split = {"sessions": 1, "clicks": transitions + 1, "transitions": transitions, "files": [{"name": "part.parquet"}]}
+    (folder / "train").mkdir(parents=True)
+    summary = {"fingerprint": "f", "splits": {"train": split, "test": {"files": []}}}
+    (folder / "prepare.json").write_text(json.dumps(summary))
+
+
+def test_bad_data_is_named_in_one_line_before_ray_starts(here, capsys):
     (here / "empty").mkdir()
+    prepared_folder(here / "torn", transitions=2)
+    prepared_folder(here / "damaged", transitions=2)
+    (here / "damaged" / "train" / "part.parquet").write_bytes(b"PAR1 no longer")
     for arguments, named in (
+        ("--data torn", "torn/train/part.parquet: is missing"),
+        ("--data damaged", "damaged/train/part.parquet: not a readable Parquet file"),
         ("--data nowhere", "nowhere"),
         ("--data empty", "not a prepared folder"),
         ("--data empty --learning-rate -0.1", "--learning-rate"),
@@ -119,6 +131,10 @@ def test_bad_data_and_too_many_workers_are_one_line_and_exit_2(ray_local, here, 
         assert shown.startswith("error: ")
         assert shown.count("\n") == 1
         assert named in shown
+
+
+@pytest.mark.ray
+def test_more_workers_than_the_cluster_holds_are_refused_at_once(ray_local, here, capsys):
     code, _, shown = run(capsys, config.Train, train, f"{QUICK} --sessions 200 --workers 99")
     assert code == 2
     assert "error: --workers 99" in shown.splitlines()[-1]

@@ -26,8 +26,9 @@ LOSSES = [
     dataclasses.replace(BASE, loss="top1"),
     dataclasses.replace(BASE, loss="bpr"),
     dataclasses.replace(BASE, loss="top1-max"),
+    dataclasses.replace(BASE, layers=(12, 16)),
 ]
-ids = [settings.loss for settings in LOSSES]
+ids = [f"{settings.loss} {len(settings.layers)} layer" for settings in LOSSES]
 
 
 @pytest.fixture(params=["fused", "plain torch"])
@@ -50,10 +51,8 @@ def test_steps_equal_the_plain_implementation(settings, dropout, kernel):
     for number, block in enumerate(lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS)):
         if number == 2:
             break
-        drops = [
-            (trainer._dropout(dropout, purpose, 0, number, 16), key)
-            for purpose, key in ((1, "drop_embed"), (2, "drop_hidden"))
-        ]
+        embed = trainer._dropout(dropout, 1, 0, number, settings.layers[-1])
+        hidden = [trainer._dropout(dropout, 2 + i, 0, number, units) for i, units in enumerate(settings.layers)]
         found = trainer.train_block(0, number, block).tolist()
         extra = negatives.draw(
             negatives.alias_table(support**settings.sample_alpha),
@@ -66,7 +65,8 @@ def test_steps_equal_the_plain_implementation(settings, dropout, kernel):
                 torch.from_numpy(block.targets[step]).long(),
                 torch.from_numpy(block.resets[step]),
                 torch.from_numpy(extra[step]).long(),
-                **{key: drop[step].double() for drop, key in drops if drop is not None},
+                drop_embed=1.0 if embed is None else embed[step].double(),
+                drop_hidden=None if embed is None else [drop[step].double() for drop in hidden],
             )
             assert found[step] == pytest.approx(wanted, rel=1e-5)
     for name, weight in model.tensors().items():
