@@ -99,7 +99,10 @@ def check(kind: type[S], values: Mapping[str, Any], source: Mapping[str, str] | 
             known = " ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
             raise InputError(f"{where}: unknown setting; known are: {known}") from error
         raise InputError(f"{where}: {first['msg']}, got {first['input']!r}") from error
-    return kind(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    try:
+        return kind(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
