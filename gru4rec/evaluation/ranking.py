@@ -34,10 +34,10 @@ def evaluate(
         more = np.flatnonzero(lengths[position.rows] > position.click + 1)
         if not len(more):
             continue
-        hidden = position.hidden[: len(more)]  # rows are in order of length: those with a next click come first
+        output = position.output[: len(more)]  # rows are in order of length: those with a next click come first
         following = sessions.items[sessions.offsets[position.rows[more]] + position.click + 1]
         targets = torch.from_numpy(following.astype(np.int64)).to(model.device)
         for first in range(0, len(more), rows_at_once):
             part = slice(first, first + rows_at_once)
-            metrics.add(ranks(scores(model, hidden[part]), targets[part], ties))
+            metrics.add(ranks(scores(model, output[part]), targets[part], ties))
     return metrics

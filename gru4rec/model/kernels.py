@@ -9,79 +9,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EPSILON = 1e-6  # inside Adagrad's square root, as in the reference
+from gru4rec.config import Hyperparameters
+
+EPSILON = 1e-6  # inside the square roots of Adagrad, as in the reference, RMSprop and Adadelta
+ADAM_EPSILON = 1e-8  # beside Adam's
+
+_SGD, _ADAGRAD, _RMSPROP, _ADADELTA, _ADAM = range(5)
+_KINDS = {"sgd": _SGD, "adagrad": _ADAGRAD, "rmsprop": _RMSPROP, "adadelta": _ADADELTA, "adam": _ADAM}
+_NO_COUNTS = np.zeros(1, np.int32)
+
+_LINE = 16  # float32 numbers in a cache line of 64 bytes
+_AHEAD = 2  # rows that are fetched ahead
 
 try:
     import numba
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
 except ImportError:
     numba = None  # type: ignore[assignment]
 
 FUSED = numba is not None
 
 
-def gather(table: Tensor, rows: Tensor, out: Tensor) -> None:
-    """out [M, D] = table[rows]."""
-    if FUSED and table.device.type == "cpu":
-        _gather(table.numpy(), rows.numpy(), out.numpy())
+def fits(tensor: Tensor) -> bool:
+    """Whether the fused kernels can take a tensor: float32 on a CPU, numba at hand."""
+    return FUSED and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+def gather(packed: Tensor, rows: Tensor, out: Tensor) -> None:
+    """out [M, D] = the weights of `rows` in a packed table [V, S, D]."""
+    if fits(packed):
+        _gather(packed.numpy(), rows.numpy(), out.numpy())
     else:
-        torch.index_select(table, 0, rows, out=out)
+        torch.index_select(packed[:, 0], 0, rows, out=out)
 
 
-def adagrad_rows(
-    table: Tensor,
-    accumulator: Tensor,
-    velocity: Tensor | None,
+def update_rows(
+    settings: Hyperparameters,
+    packed: Tensor,
+    updates: Tensor | None,
     rows: Tensor,
     gradient: Tensor,
     learning_rate: float,
-    momentum: float,
 ) -> None:
-    """Adagrad with momentum on `rows` [M] (distinct) of a table [V, D], in place; gradient [M, D].
-
-    acc += g²; v = momentum · v − lr · g / sqrt(acc + 1e-6); p += v, on these rows alone.
-    """
-    if FUSED and table.device.type == "cpu":
-        lr, mu = np.float32(learning_rate), np.float32(momentum)
-        if velocity is None:
-            _rows(table.numpy(), accumulator.numpy(), rows.numpy(), gradient.numpy(), lr)
-        else:
-            arrays = table.numpy(), accumulator.numpy(), velocity.numpy(), rows.numpy(), gradient.numpy()
-            _rows_with_momentum(*arrays, lr, mu)
-        return
-    sums = accumulator.index_select(0, rows).addcmul_(gradient, gradient)
-    accumulator.index_copy_(0, rows, sums)
-    change = sums.add_(EPSILON).rsqrt_().mul_(gradient).mul_(-learning_rate)
-    if velocity is not None:
-        change.add_(velocity.index_select(0, rows), alpha=momentum)
-        velocity.index_copy_(0, rows, change)
-    table.index_add_(0, rows, change)
-
-
-def adagrad(
-    weight: Tensor,
-    accumulator: Tensor,
-    velocity: Tensor | None,
-    gradient: Tensor,
-    learning_rate: float,
-    momentum: float,
-) -> None:
-    """The same on a whole weight of any shape."""
-    if FUSED and weight.device.type == "cpu":
-        flat = [None if t is None else t.view(1, -1).numpy() for t in (weight, accumulator, velocity, gradient)]
-        first = np.zeros(1, np.int64)
-        lr, mu = np.float32(learning_rate), np.float32(momentum)
-        if flat[2] is None:
-            _rows(flat[0], flat[1], first, flat[3], lr)
-        else:
-            _rows_with_momentum(flat[0], flat[1], flat[2], first, flat[3], lr, mu)
-        return
-    accumulator.addcmul_(gradient, gradient)
-    change = gradient * torch.rsqrt(accumulator + EPSILON)
-    if velocity is None:
-        weight.add_(change, alpha=-learning_rate)
-    else:
-        velocity.mul_(momentum).add_(change, alpha=-learning_rate)
-        weight.add_(velocity)
+    """A step of `optimizers.Optimizer` on `rows` [M] of a table that `fits`, in one pass; gradient [M, D]."""
+    kind, decays = _KINDS[settings.optimizer], (settings.rho, settings.rho)
+    if settings.optimizer == "adam":
+        decays = settings.beta1, settings.beta2
+    counts = _NO_COUNTS if updates is None else updates.numpy()
+    _update_rows(
+        kind, packed.numpy(), counts, rows.numpy(), gradient.numpy(), learning_rate, settings.momentum, *decays
+    )
 
 
 def bpr_max(
@@ -162,33 +141,99 @@ if FUSED:
 
     # No fastmath: every worker must round alike, so that replicas stay bit-identical.
 
+    @intrinsic
+    def _prefetch(typing, array, place):
+        """Fetch the cache line of place in a flat array ahead of its use: rows lie far apart, each a cache miss."""
+
+        def generate(context, builder, signature, arguments):
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+            fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+            line = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+            builder.call(fetch, [line, number(1), number(3), number(1)])  # for writing, to keep, data
+            return context.get_dummy_value()
+
+        return types.void(array, place), generate
+
     @numba.njit(cache=True, nogil=True)
-    def _gather(table, rows, out):
+    def _gather(packed, rows, out):
+        flat, size, width = packed.reshape(-1), packed.shape[1] * packed.shape[2], packed.shape[2]
+        last = len(rows) - _AHEAD
         for m in range(len(rows)):
+            if m < last:
+                ahead = rows[m + _AHEAD] * size
+                for line in range(0, width, _LINE):
+                    _prefetch(flat, ahead + line)  # type: ignore[call-arg]
             row = rows[m]
-            for d in range(table.shape[1]):
-                out[m, d] = table[row, d]
+            for d in range(width):
+                out[m, d] = packed[row, 0, d]
 
     @numba.njit(cache=True, nogil=True, error_model="numpy")
-    def _rows(table, accumulator, rows, gradient, lr):
-        epsilon = np.float32(EPSILON)
+    def _update_rows(kind, packed, updates, rows, gradient, learning_rate, momentum, decay_first, decay_second):
+        lr, mu = np.float32(learning_rate), np.float32(momentum)
+        a, rest_a = np.float32(decay_first), np.float32(1 - decay_first)
+        b, rest_b = np.float32(decay_second), np.float32(1 - decay_second)
+        epsilon, adam_epsilon, zero = np.float32(EPSILON), np.float32(ADAM_EPSILON), np.float32(0)
+        flat, size = packed.reshape(-1), packed.shape[1] * packed.shape[2]
+        last = len(rows) - _AHEAD
         for m in range(len(rows)):
-            row = rows[m]
-            for d in range(table.shape[1]):
-                g = gradient[m, d]
-                total = accumulator[row, d] + g * g
-                accumulator[row, d] = total
-                table[row, d] -= lr * g / np.sqrt(total + epsilon)
-
-    @numba.njit(cache=True, nogil=True, error_model="numpy")
-    def _rows_with_momentum(table, accumulator, velocity, rows, gradient, lr, mu):
-        epsilon = np.float32(EPSILON)
-        for m in range(len(rows)):
-            row = rows[m]
-            for d in range(table.shape[1]):
-                g = gradient[m, d]
-                total = accumulator[row, d] + g * g
-                accumulator[row, d] = total
-                change = mu * velocity[row, d] - lr * g / np.sqrt(total + epsilon)
-                velocity[row, d] = change
-                table[row, d] += change
+            if m < last:
+                ahead = rows[m + _AHEAD] * size
+                for line in range(0, size, _LINE):
+                    _prefetch(flat, ahead + line)  # type: ignore[call-arg]
+            row, g = packed[rows[m]], gradient[m]
+            width = len(g)
+            velocity = row[-1]
+            if kind == _SGD:
+                for d in range(width):
+                    change = -lr * g[d]
+                    if mu > zero:
+                        change += mu * velocity[d]
+                        velocity[d] = change
+                    row[0, d] += change
+            elif kind == _ADAGRAD:
+                if mu > zero:
+                    for d in range(width):
+                        total = row[1, d] + g[d] * g[d]
+                        row[1, d] = total
+                        change = mu * velocity[d] - lr * g[d] / np.sqrt(total + epsilon)
+                        velocity[d] = change
+                        row[0, d] += change
+                else:
+                    for d in range(width):
+                        total = row[1, d] + g[d] * g[d]
+                        row[1, d] = total
+                        row[0, d] -= lr * g[d] / np.sqrt(total + epsilon)
+            elif kind == _RMSPROP:
+                for d in range(width):
+                    total = a * row[1, d] + rest_a * g[d] * g[d]
+                    row[1, d] = total
+                    change = -lr * g[d] / np.sqrt(total + epsilon)
+                    if mu > zero:
+                        change += mu * velocity[d]
+                        velocity[d] = change
+                    row[0, d] += change
+            elif kind == _ADADELTA:
+                for d in range(width):
+                    total = a * row[1, d] + rest_a * g[d] * g[d]
+                    delta = g[d] * np.sqrt(row[2, d] + epsilon) / np.sqrt(total + epsilon)
+                    row[1, d], row[2, d] = total, b * row[2, d] + rest_b * delta * delta
+                    change = -lr * delta
+                    if mu > zero:
+                        change += mu * velocity[d]
+                        velocity[d] = change
+                    row[0, d] += change
+            else:
+                updates[rows[m]] += 1
+                count = updates[rows[m]]
+                rate = np.float32(learning_rate / np.expm1(count * np.log(decay_first)))
+                scale = np.float32(-1 / np.expm1(count * np.log(decay_second)))
+                for d in range(width):
+                    mean, square = a * row[1, d] + rest_a * g[d], b * row[2, d] + rest_b * g[d] * g[d]
+                    row[1, d], row[2, d] = mean, square
+                    change = rate * mean / (np.sqrt(square * scale) + adam_epsilon)
+                    if mu > zero:
+                        change += mu * velocity[d]
+                        velocity[d] = change
+                    row[0, d] += change

@@ -72,9 +72,9 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def best_items(
-    model: GRU4Rec, hidden: Tensor, k: int, excluded: Sessions | None = None, block: int | None = None
+    model: GRU4Rec, output: Tensor, k: int, excluded: Sessions | None = None, block: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The k best items of the catalogue for hidden states [S, D]: scores and indices, [S, min(k, V)] each.
+    """The k best items of the catalogue for outputs of the network [S, D]: scores and indices, [S, min(k, V)] each.
 
     `excluded` lists for each row the items that must not appear: they rank last with score −inf, which only
     shows where fewer than k others are left. `block` is the number of rows scored at once (by default as
@@ -83,16 +83,16 @@ def best_items(
     items = model.item_count
     if block is None:
         block = max(1, SCORE_BYTES.get(model.device.type, SCORE_BYTES["cpu"]) // (4 * items))
-    block = max(1, min(block, hidden.shape[0]))
+    block = max(1, min(block, output.shape[0]))
     scores = torch.empty(block, items, device=model.device)  # reused: fresh pages would cost as much again
     found: list[Sequence[Tensor]] = []
-    for first in range(0, hidden.shape[0], block):
-        states = hidden[first : first + block]
-        part = torch.addmm(model.item_bias, states, model.item_table.t(), out=scores[: len(states)])
+    for first in range(0, output.shape[0], block):
+        given = output[first : first + block]
+        part = torch.addmm(model.item_bias, given, model.item_table.t(), out=scores[: len(given)])
         if excluded is not None:
-            start, end = excluded.offsets[first], excluded.offsets[first + len(states)]
-            lengths = excluded.lengths[first : first + len(states)]
-            rows = torch.from_numpy(np.repeat(np.arange(len(states)), lengths)).to(model.device)
+            start, end = excluded.offsets[first], excluded.offsets[first + len(given)]
+            lengths = excluded.lengths[first : first + len(given)]
+            rows = torch.from_numpy(np.repeat(np.arange(len(given)), lengths)).to(model.device)
             columns = torch.from_numpy(excluded.items[start:end].astype(np.int64)).to(model.device)
             part[rows, columns] = -torch.inf
         found.append(top_k(part, k))

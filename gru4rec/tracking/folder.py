@@ -130,7 +130,10 @@ def _hyperparameters(given: dict[str, Any], path: str) -> Hyperparameters:
     unknown = set(given) - {field.name for field in dataclasses.fields(Hyperparameters)}
     if unknown:
         raise InputError(f"{shown(path)}: unknown hyperparameter {min(unknown)}; use the release that wrote it")
-    return Hyperparameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})  # type: ignore[arg-type]
+    try:
+        return Hyperparameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{shown(path)}: not the hyperparameters of a model: {error}") from error
 
 
 def _read_config(folder: str) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 W workers of B lanes do what one process with W · B lanes does on the same W streams of sessions: the same touched
 items and extra negatives on each, the same dropout for each lane, one sum of gradients a step.
 
-Shapes: T steps of a block, B lanes of a worker, N = W · B lanes of all, D size of an item row, M touched items of a
-step, K of them scored.
+Shapes: T steps of a block, B lanes of a worker, N = W · B lanes of all, D size of an item row, E size of an item's
+input row, M touched items of a step, K of them scored, I distinct inputs.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,9 @@ from torch import Tensor
 
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError
-from gru4rec.model import kernels, negatives
-from gru4rec.model.adagrad import Adagrad
-from gru4rec.model.losses import bpr, bpr_max, cross_entropy, top1, top1_max
+from gru4rec.model import kernels, losses, negatives
 from gru4rec.model.network import GRU4Rec, backward, forward, zero_states
+from gru4rec.model.optimizers import Optimizer, clip, learning_rate
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.training import lanes, touched
 from gru4rec.training.exchange import Alone, Exchange
@@ -28,6 +27,11 @@ from gru4rec.training.exchange import Alone, Exchange
 BLOCK_STEPS = 64  # steps laid out at once; a multiple of 8, so that random streams start on whole counters
 
 _NEGATIVES, _EMBED, _HIDDEN = 0, 1, 2  # purposes of random streams
+_ALIGNED = 16  # float32 numbers of a cache line: matrices inside a larger tensor start on one
+
+
+class Exploded(GRU4RecError):
+    """The loss is no longer finite, or far above where training began."""
 
 
 @dataclass(frozen=True)
@@ -45,37 +49,51 @@ class Trainer:
 
     `support` [V] are the clicks of each item in the training split. A worker usually has one group of `batch_size`
     lanes; `groups` above 1 puts the lanes of so many workers into one process, which is what several workers compute
-    together.
+    together. With `padded` every step has the same shapes, so that a CUDA graph can hold it (by default on a GPU).
     """
 
-    def __init__(self, model: GRU4Rec, support: np.ndarray, exchange: Exchange | None = None, groups: int = 1) -> None:
+    def __init__(
+        self,
+        model: GRU4Rec,
+        support: np.ndarray,
+        exchange: Exchange | None = None,
+        groups: int = 1,
+        padded: bool | None = None,
+    ) -> None:
         settings = model.hyperparameters
         self.model = model
         self.exchange = exchange or Alone()
         self.groups = groups
         self.lanes = groups * settings.batch_size  # of this worker
         self.all_lanes = self.lanes * self.exchange.size
+        self._own = slice(self.exchange.rank * self.lanes, (self.exchange.rank + 1) * self.lanes)
+        self._sampled = 0 if settings.loss == "full-cross-entropy" else settings.n_sample
         self._alias = negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha)
-        self._layout = touched.Layout(support, settings.logq, settings.sample_alpha)
+        self._layout = touched.Layout(support, settings, model.device.type != "cpu" if padded is None else padded)
         self._states = zero_states(settings, self.lanes, model.device)
-        # All dense weights lie in one tensor, of which the model's are views: one update, one exchange.
-        self._dense = torch.cat([weight.reshape(-1) for weight in model.dense.values()])
-        model.dense = self._views(self._dense)
-        self._table_state, self._bias_state, self._dense_state = (
-            Adagrad.of(weight, settings.learning_rate, settings.momentum)
-            for weight in (model.item_table, model.item_bias.unsqueeze(1), self._dense)
-        )
-        # Space that every step uses again. All that is summed over the workers lies in one tensor: the gradients of
-        # the dense weights, the loss, then those of the touched rows and biases.
-        width = 2 * self.all_lanes + settings.n_sample
-        self._rows = model.item_table.new_empty(width, settings.layers[-1])
-        self._scores = model.item_table.new_empty(self.lanes * width)
-        self._sums = self._dense.new_zeros(len(self._dense) + 1 + self._rows.numel() + width)
-        self._d_dense = self._sums[: len(self._dense)]
-        self._d_weights = self._views(self._d_dense)
+        self._limit: float | None = None  # a block's mean loss above which training has exploded
+        # All dense weights lie in one row of a table, of which the model's are views: one update, one exchange.
+        self._dense = Optimizer.of(settings, torch.cat([w.reshape(-1) for w in model.dense.values()]).unsqueeze(0))
+        self._first = torch.zeros(1, dtype=torch.int64, device=model.device)  # that row
+        # Tables have a spare row, for the items that pad a step.
+        self._table = Optimizer.of(settings, model.item_table, spare=1)
+        self._bias = Optimizer.of(settings, model.item_bias.unsqueeze(1), spare=1)
+        self._input = None if model.item_input is None else Optimizer.of(settings, model.item_input, spare=1)
+        model.dense = self._views(self._dense.weights[0])
+        model.item_table, model.item_bias = self._table.weights[:-1], self._bias.weights[:-1, 0]
+        if self._input is not None:
+            model.item_input = self._input.weights[:-1]
+        # Space that every step uses again. All that is summed over the workers lies in one tensor.
+        scored = len(support) if settings.loss == "full-cross-entropy" else self.all_lanes + self._sampled
+        width = scored + self.all_lanes * (self._input is None)
+        dense, inputs = self._dense.width, 0 if self._input is None else self.all_lanes * self._input.width
+        self._rows = model.item_table.new_empty(width, settings.width)
+        self._scores = model.item_table.new_empty(scored * self.lanes)
+        self._sums = model.item_table.new_zeros(_ALIGNED + _aligned(dense) + width * settings.width + scored + inputs)
+        self._d_weights = self._views(self._sums[_ALIGNED : _ALIGNED + dense])
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The dense weights, or their gradients, by name, as views of one flat tensor."""
+        """The dense weights, or what has their form, by name, as views of one flat tensor."""
         sizes = [weight.numel() for weight in self.model.dense.values()]
         named = zip(self.model.dense.items(), flat.split(sizes), strict=True)
         return {name: part.view(weight.shape) for (name, weight), part in named}
@@ -83,6 +101,31 @@ class Trainer:
     @property
     def settings(self) -> Hyperparameters:
         return self.model.hyperparameters
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The optimizer's state by the weight's name and its own, `item_table.accumulator`; views, not copies."""
+        found: dict[str, Tensor] = {}
+        for name, state in self._dense.states().items():
+            if name == "updates":
+                found[f"dense.{name}"] = state
+            else:
+                found |= {f"{weight}.{name}": view for weight, view in self._views(state[0]).items()}
+        for table, name in ((self._table, "item_table"), (self._bias, "item_bias"), (self._input, "item_input")):
+            for kind, state in table.states().items() if table else ():
+                state = state[:-1]
+                found[f"{name}.{kind}"] = state[:, 0] if name == "item_bias" and state.dim() == 2 else state
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the optimizer's state. Raises ValueError where a tensor is missing or of another shape."""
+        for name, state in self.optimizer_tensors().items():
+            if name not in tensors:
+                raise ValueError(f"the optimizer's {name} is missing")
+            if tensors[name].shape != state.shape:
+                raise ValueError(
+                    f"the optimizer's {name} has shape {tuple(tensors[name].shape)}, not {tuple(state.shape)}"
+                )
+            state.copy_(tensors[name])
 
     def train_epoch(
         self,
@@ -92,25 +135,40 @@ class Trainer:
     ) -> Epoch:
         """One pass over the streams, one for each group of lanes. `progress` hears (events, loss) after each block.
 
-        Raises GRU4RecError where the loss is no longer finite.
+        Raises Exploded, naming epoch and step, where the loss is no longer finite or far above its beginning.
         """
         if len(streams) != self.groups:
             raise ValueError(f"{self.groups} groups of lanes need as many streams, got {len(streams)}")
         self._states = zero_states(self.settings, self.lanes, self.model.device)
+        self._layout.reset()
         began = time.perf_counter()
         total, events, steps = 0.0, 0, 0
         for number, block in enumerate(self._blocks(streams)):
-            losses = self.train_block(epoch, number, block)
-            total += float(losses.sum()) * self.all_lanes
+            step_losses = self.train_block(epoch, number, block).double().cpu().numpy()
+            self._check(step_losses * self.all_lanes, block.transitions, epoch, steps)
+            total += float(step_losses.sum()) * self.all_lanes
             events += block.transitions
-            steps += len(losses)
-            if not np.isfinite(total):
-                raise GRU4RecError(
-                    f"the loss is not finite in epoch {epoch + 1}, by step {steps}: lower --learning-rate or --momentum"
-                )
+            steps += len(step_losses)
             if progress:
                 progress(events, total / events)
         return Epoch(total / max(events, 1), events, steps, time.perf_counter() - began)
+
+    def _check(self, step_losses: np.ndarray, transitions: int, epoch: int, steps: int) -> None:
+        """Raise Exploded where the losses of a block, summed over the lanes of each step, show that training failed."""
+        remedy = "lower --learning-rate or --momentum, or set --grad-clip"
+        bad = np.flatnonzero(~np.isfinite(step_losses))
+        if len(bad):
+            raise Exploded(f"the loss is not finite in epoch {epoch + 1}, step {steps + bad[0] + 1}: {remedy}")
+        mean = float(step_losses.sum()) / transitions
+        if self._limit is None:
+            # Cross-entropy is bounded by 55 a transition; the other losses begin near 1.
+            self._limit = 5 * mean + 5
+        elif mean > self._limit:
+            worst = int(step_losses.argmax())
+            raise Exploded(
+                f"the loss explodes in epoch {epoch + 1}, step {steps + worst + 1}: {mean:.3g} a transition, "
+                f"from {(self._limit - 5) / 5:.3g} in the beginning: {remedy}"
+            )
 
     def _blocks(self, streams: list[Iterable[Sessions]]) -> Iterator[lanes.Block]:
         """The blocks of all workers' lanes, [T, N]; a worker that is done keeps step until all are."""
@@ -124,34 +182,32 @@ class Trainer:
 
     def train_block(self, epoch: int, number: int, block: lanes.Block) -> Tensor:
         """The steps of block `number`, [T, N]; returns the loss of each step that had an active lane."""
-        settings, device = self.settings, self.model.device
+        settings, device, own = self.settings, self.model.device, self._own
         steps = int(block.active.any(axis=1).sum())  # retired lanes stay retired: the steps with work come first
         block = lanes.Block(*(part[:steps] for part in block))
         extra = negatives.draw(
-            self._alias,
-            negatives.stream(settings.seed, _NEGATIVES, epoch, number),
-            (BLOCK_STEPS, settings.n_sample),
+            self._alias, negatives.stream(settings.seed, _NEGATIVES, epoch, number), (BLOCK_STEPS, self._sampled)
         )
-        laid_out = self._layout(block, extra[:steps], device)
-        own = slice(self.exchange.rank * self.lanes, (self.exchange.rank + 1) * self.lanes)
-        keep = torch.from_numpy(~block.resets[:, own, None]).to(device, torch.float32)
-        weight = torch.from_numpy(block.active[:, own]).to(device, torch.float32) / self.all_lanes
-        drop_embed = self._dropout(settings.dropout_embed, _EMBED, epoch, number, settings.layers[-1])
-        drop_hidden = [
+        laid_out = self._layout(block, extra[:steps], device, own)
+        keep = torch.from_numpy(~block.resets[:, own, None]).to(device, torch.float32).unbind()
+        weight = torch.from_numpy(block.active[:, own]).to(device, torch.float32).div_(self.all_lanes).unbind()
+        embed = self._dropout(settings.dropout_embed, _EMBED, epoch, number, self.model.input_table.shape[1])
+        hidden = [
             self._dropout(settings.dropout_hidden, _HIDDEN + layer, epoch, number, units)
             for layer, units in enumerate(settings.layers)
         ]
-        losses = torch.empty(steps, device=device)
+        rate = learning_rate(settings, epoch)
+        step_losses = torch.empty(steps, device=device)
         for step, items in enumerate(laid_out):
-            losses[step] = self._step(
+            step_losses[step] = self._step(
                 items,
-                own,
                 keep[step],
                 weight[step],
-                None if drop_embed is None else drop_embed[step],
-                None if drop_hidden[0] is None else [drop[step] for drop in drop_hidden if drop is not None],
+                None if embed is None else embed[step],
+                None if hidden[0] is None else [drop[step] for drop in hidden if drop is not None],
+                rate,
             )
-        return losses
+        return step_losses
 
     def _dropout(self, p: float, purpose: int, epoch: int, number: int, width: int) -> Tensor | None:
         """Factors [T, B, width] of this worker's lanes: 0 with probability p, else 1 / (1 − p).
@@ -169,62 +225,84 @@ class Trainer:
     def _step(
         self,
         items: touched.Touched,
-        own: slice,
         keep: Tensor,
         weight: Tensor,
         drop_embed: Tensor | None,
         drop_hidden: list[Tensor] | None,
+        rate: float,
     ) -> Tensor:
         """One mini-batch; returns its loss, summed over all lanes and divided by their number."""
-        model, settings = self.model, self.settings
-        count, scored, width = len(items.items), items.scored, settings.layers[-1]
-        rows = self._rows[:count]
-        kernels.gather(model.item_table, items.items, out=rows)
-        bias = model.item_bias.index_select(0, items.items[:scored])
+        model, settings, own = self.model, self.settings, self._own
+        scored, inputs = items.scored, items.inputs[own]
+        rows = self._rows[: len(items.items)]
+        kernels.gather(self._table.packed, items.items, out=rows)
+        bias = self._bias.weights.index_select(0, items.items[:scored])
 
-        x = rows.index_select(0, items.inputs[own])
+        if self._input is None:
+            x = rows.index_select(0, inputs)
+        else:
+            x = self._input.weights.index_select(0, items.input_items).index_select(0, inputs)
         if drop_embed is not None:
             x = x * drop_embed
-        before = [h * keep for h in self._states]
-        self._states, saved = forward(model.dense, x, before, drop_hidden)
-        hidden = self._states[-1]
-        scores = self._scores[: self.lanes * scored].view(self.lanes, scored)
-        if settings.loss == "cross-entropy":  # its logits are the scores with the columns' weights
-            bias.add_(items.log_weight)
-        torch.addmm(bias, hidden, rows[:scored].t(), out=scores)
-        loss, d_scores = self._loss(scores, items.positives[own], weight, items, own)
-
-        ends = len(self._dense), len(self._dense) + 1, len(self._dense) + 1 + rows.numel()
-        sums = self._sums[: ends[2] + scored]
-        d_rows, d_bias = sums[ends[1] : ends[2]].view(count, width), sums[ends[2] :]
-        d_x = backward(model.dense, saved, d_scores @ rows[:scored], self._d_weights, drop_hidden)
+        before = [state * keep for state in self._states]
+        self._states, output, saved = forward(settings, model.dense, x, before, drop_hidden)
+        weighted = settings.loss == "cross-entropy" and settings.activation == "linear"
+        if weighted:  # its logits are the scores with the columns' weights
+            bias.add_(items.log_weight.unsqueeze(1))
+        # An item's scores lie side by side: the product is faster so, and its gradient needs no other form.
+        scores = self._scores[: scored * self.lanes].view(scored, self.lanes)
+        torch.addmm(bias, rows[:scored], output.t(), out=scores)
+        loss, d_scores = losses.loss_and_gradient(
+            settings,
+            scores.t(),
+            items.positives[own],
+            weight,
+            items.multiplicity,
+            items.log_weight,
+            items.offset[own],
+            items.masked,
+            weighted=weighted,
+        )
+        sums, (d_rows, d_bias, *d_input_rows) = self._space(items)
+        d_x = backward(settings, model.dense, saved, d_scores @ rows[:scored], self._d_weights, drop_hidden)
         if drop_embed is not None:
             d_x = d_x * drop_embed
-        torch.mm(d_scores.t(), hidden, out=d_rows[:scored])
-        d_rows[scored:] = 0
-        d_rows.index_add_(0, items.inputs[own], d_x)
-        torch.sum(d_scores, dim=0, out=d_bias)
-        sums[ends[0]] = loss
+        torch.mm(d_scores.t(), output, out=d_rows[:scored])
+        torch.sum(d_scores.t(), dim=1, keepdim=True, out=d_bias)
+        if self._input is None:
+            d_rows[scored:] = 0
+            d_rows.index_add_(0, inputs, d_x)
+        else:
+            d_input_rows[0].zero_().index_add_(0, inputs, d_x)
+        sums[0] = loss
         self.exchange.add(sums)
 
-        self._table_state.step_rows(model.item_table, items.items, d_rows)
-        self._bias_state.step_rows(model.item_bias.unsqueeze(1), items.items[:scored], d_bias.unsqueeze(1))
-        self._dense_state.step(self._dense, self._d_dense)
-        return sums[ends[0]]
+        if settings.grad_clip > 0:
+            clip([sums[_ALIGNED:]], settings.grad_clip)
+        self._table.step(items.items, d_rows, rate)
+        self._bias.step(items.items[:scored], d_bias, rate)
+        if self._input is not None:
+            self._input.step(items.input_items, d_input_rows[0], rate)
+        self._dense.step(self._first, self._sums[_ALIGNED : _ALIGNED + self._dense.width].unsqueeze(0), rate)
+        return sums[0]
 
-    def _loss(
-        self, scores: Tensor, positive: Tensor, weight: Tensor, items: touched.Touched, own: slice
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of this worker's lanes and its gradient with respect to `scores` [B, K]."""
-        settings = self.settings
-        match settings.loss:
-            case "cross-entropy":
-                return cross_entropy(scores, positive, weight, items.offset[own])
-            case "bpr-max":
-                return bpr_max(scores, positive, weight, items.multiplicity, settings.bpreg, settings.elu_param)
-            case "top1":
-                return top1(scores, positive, weight, items.multiplicity)
-            case "top1-max":
-                return top1_max(scores, positive, weight, items.multiplicity)
-            case "bpr":
-                return bpr(scores, positive, weight, items.multiplicity)
+    def _space(self, items: touched.Touched) -> tuple[Tensor, list[Tensor]]:
+        """A step's part of the space for what is summed over the workers, and the gradients of tables in it.
+
+        The loss, the gradients of the dense weights, then those of the item rows [M, D], of the biases [K, 1] and of
+        the input rows [I, E] (of none with a tied embedding).
+        """
+        end = _ALIGNED + _aligned(self._dense.width)
+        shapes = [(len(items.items), self.settings.width), (items.scored, 1)]
+        if self._input is not None:
+            shapes.append((len(items.input_items), self._input.width))
+        parts = []
+        for rows, width in shapes:
+            start, end = end, end + rows * width
+            parts.append(self._sums[start:end].view(rows, width))
+        return self._sums[:end], parts
+
+
+def _aligned(size: int) -> int:
+    """The next multiple of a cache line."""
+    return -(-size // _ALIGNED) * _ALIGNED

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,9 @@ import torch
 
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import InputError
+from gru4rec.model.encode import final_states
 from gru4rec.model.network import initialise
+from gru4rec.sessions.prepared import Sessions
 from gru4rec.tracking import folder
 
 MODEL = initialise(Hyperparameters(layers=(6, 4), learning_rate=0.1), 5)
@@ -35,6 +38,25 @@ def test_what_is_saved_comes_back(tmp_path):
         assert torch.equal(loaded.model.tensors()[name], weight)
     assert loaded.items.equals(ITEMS)
     assert loaded.config["fingerprint"] == "abc"
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
+@pytest.mark.parametrize("embedding", ["tied", "separate", "one-hot"])
+@pytest.mark.parametrize("more", [{}, {"layers": (6, 4), "input_to_all_layers": True, "feed_forward": (5, 3)}])
+def test_a_model_of_each_kind_comes_back(tmp_path, cell, embedding, more):
+    model = initialise(Hyperparameters(**{"layers": (6,), **more}, cell=cell, embedding=embedding), 5)
+    # Tables whose rows are spread over a larger one, as in training.
+    model.item_table = torch.cat([model.item_table, model.item_table], dim=1)[:, : model.hyperparameters.width]
+    if model.item_input is not None:
+        model.item_input = torch.cat([model.item_input] * 3, dim=1)[:, : model.item_input.shape[1]]
+    folder.save(model, ITEMS, str(tmp_path / "m"))
+    loaded = folder.load(str(tmp_path / "m")).model
+    assert loaded.hyperparameters == model.hyperparameters
+    assert loaded.tensors().keys() == model.tensors().keys()
+    for name, weight in model.tensors().items():
+        assert torch.equal(loaded.tensors()[name], weight)
+    clicks = Sessions(np.array([0, 3, 4]), np.array([1, 4, 0, 2], np.int32))
+    assert torch.equal(final_states(loaded, clicks), final_states(model, clicks))
 
 
 @pytest.mark.parametrize("type", [pa.int64(), pa.int32(), pa.string()])
@@ -109,7 +131,8 @@ def test_a_damaged_file_is_named(tmp_path, name, damage):
         ({"hyperparameters": None}, "no hyperparameters"),
         ({"hyperparameters": {"colour": 1}}, "unknown hyperparameter colour"),
         ({"hyperparameters": {"layers": [7]}}, "not the weights of this model"),
-        ({"hyperparameters": {"layers": "many"}}, "not the weights of this model"),
+        ({"hyperparameters": {"layers": "many"}}, "config.json: not the hyperparameters of a model"),
+        ({"hyperparameters": {"layers": [6, 4], "cell": "other"}}, "unknown cell other"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(tmp_path, change, message):
