@@ -264,6 +264,8 @@ class PlainTrainer:
         for name, weight in self.weights.items():
             rows = torch.zeros(len(weight), dtype=torch.bool)
             rows[touched.get(name, torch.arange(len(weight)))] = True
+            if name == "item_bias":  # Adam counts the updates of an item's row, of which the bias is a part
+                self.optimizers[name].updates = self.optimizers["item_table"].updates.flatten() - 1
             self.optimizers[name].step(weight, gradients[name], rows, rate)
         return float(loss.detach())
 

@@ -63,7 +63,7 @@ def loss_and_gradient(
         multiplicity = scores.new_ones(scores.shape[1])
     if _fits_kernel(settings, scores, masked):
         elu_param = settings.elu_param if activation == "elu" else 0.0
-        return kernels.bpr_max(scores.contiguous(), positive, weight, multiplicity, settings.bpreg, elu_param)
+        return kernels.bpr_max(scores, positive, weight, multiplicity, settings.bpreg, elu_param)
 
     r = activations.forward(activation, scores, settings.elu_param, settings.leaky_slope)
     if softmax:
@@ -71,6 +71,11 @@ def loss_and_gradient(
         if log_weight is not None and not weighted:
             logits.add_(log_weight)
         smoothing = settings.label_smoothing
+        if kernels.fits(logits) and offset is not None and masked is None and not settings.mask_hits and not smoothing:
+            loss, gradient = kernels.cross_entropy(logits, positive, weight, offset)
+            return loss, activations.backward(
+                activation, scores, r, gradient, settings.elu_param, settings.leaky_slope
+            )
         loss, gradient = cross_entropy(logits, positive, weight, offset, masked, settings.mask_hits, smoothing)
     elif settings.loss == "bpr-max":
         loss, gradient = bpr_max(r, positive, weight, multiplicity, settings.bpreg, masked, settings.mask_hits)

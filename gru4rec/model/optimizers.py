@@ -28,6 +28,9 @@ from torch import Tensor
 from gru4rec.config import Hyperparameters
 from gru4rec.model import kernels
 
+EPSILON = 1e-6  # inside the square roots of Adagrad, as in the reference, RMSprop and Adadelta
+ADAM_EPSILON = 1e-8  # beside Adam's
+
 _MOMENTS = {
     "sgd": (),
     "adagrad": ("accumulator",),
@@ -78,19 +81,25 @@ class Optimizer:
         found = {name: self.packed[:, place] for place, name in enumerate(state_names(self.settings), start=1)}
         return found if self.updates is None else {**found, "updates": self.updates}
 
-    def step(self, rows: Tensor, gradient: Tensor, learning_rate: float | Tensor) -> None:
-        """Update `rows` [M] int64 (distinct) in place; gradient [M, D]; a tensor `learning_rate` has no dimension."""
-        settings = self.settings
+    def step(
+        self, rows: Tensor, gradient: Tensor, learning_rate: float | Tensor, width: int | None = None
+    ) -> None:
+        """Update `rows` [M] int64 (distinct) in place; gradient [M, D].
+
+        With `width`, their first so many columns alone. A tensor `learning_rate` has no dimension.
+        """
+        settings, width = self.settings, self.width if width is None else width
         if settings.l2 > 0:
             gradient = torch.add(gradient, self.weights.index_select(0, rows), alpha=settings.l2)
         if kernels.fits(self.packed):
-            kernels.update_rows(settings, self.packed, self.updates, rows, gradient, float(learning_rate))
+            kernels.update_rows(settings, self.packed, self.updates, rows, gradient, width, float(learning_rate))
             return
-        touched = {name: state.index_select(0, rows) for name, state in self.states().items()}
-        change = _change(settings, touched, gradient, learning_rate)
-        for name, state in self.states().items():
+        states = {name: state[:, :width] if state.dim() == 2 else state for name, state in self.states().items()}
+        touched = {name: state.index_select(0, rows) for name, state in states.items()}
+        change = _change(settings, touched, gradient[:, :width], learning_rate)
+        for name, state in states.items():
             state.index_copy_(0, rows, touched[name])
-        self.weights.index_add_(0, rows, change)
+        self.weights[:, :width].index_add_(0, rows, change)
 
 
 def clip(gradients: Sequence[Tensor], limit: float) -> None:
@@ -126,20 +135,20 @@ def _change(settings: Hyperparameters, state: dict[str, Tensor], gradient: Tenso
         case "sgd":
             change = gradient.clone()
         case "adagrad":
-            change = state["accumulator"].addcmul_(gradient, gradient).add(kernels.EPSILON).rsqrt_().mul_(gradient)
+            change = state["accumulator"].addcmul_(gradient, gradient).add(EPSILON).rsqrt_().mul_(gradient)
         case "rmsprop":
             squares = state["accumulator"].mul_(rho).addcmul_(gradient, gradient, value=1 - rho)
-            change = squares.add(kernels.EPSILON).rsqrt_().mul_(gradient)
+            change = squares.add(EPSILON).rsqrt_().mul_(gradient)
         case "adadelta":
             squares = state["accumulator"].mul_(rho).addcmul_(gradient, gradient, value=1 - rho)
-            change = state["accumulated_change"].add(kernels.EPSILON).sqrt_().mul_(gradient)
-            change.mul_(squares.add(kernels.EPSILON).rsqrt_())
+            change = state["accumulated_change"].add(EPSILON).sqrt_().mul_(gradient)
+            change.mul_(squares.add(EPSILON).rsqrt_())
             state["accumulated_change"].mul_(rho).addcmul_(change, change, value=1 - rho)
         case "adam":
             updates = state["updates"].add_(1).unsqueeze(1)
             mean = state["mean"].mul_(settings.beta1).add_(gradient, alpha=1 - settings.beta1)
             square = state["square"].mul_(settings.beta2).addcmul_(gradient, gradient, value=1 - settings.beta2)
-            size = square.div(_seen(settings.beta2, updates)).sqrt_().add_(kernels.ADAM_EPSILON)
+            size = square.div(_seen(settings.beta2, updates)).sqrt_().add_(ADAM_EPSILON)
             change = mean.div(_seen(settings.beta1, updates)).div_(size)
     change.mul_(-rate)
     if settings.momentum > 0:

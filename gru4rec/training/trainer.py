@@ -75,21 +75,21 @@ class Trainer:
         # All dense weights lie in one row of a table, of which the model's are views: one update, one exchange.
         self._dense = Optimizer.of(settings, torch.cat([w.reshape(-1) for w in model.dense.values()]).unsqueeze(0))
         self._first = torch.zeros(1, dtype=torch.int64, device=model.device)  # that row
-        # Tables have a spare row, for the items that pad a step.
-        self._table = Optimizer.of(settings, model.item_table, spare=1)
-        self._bias = Optimizer.of(settings, model.item_bias.unsqueeze(1), spare=1)
+        # An item's bias is the last number of its row, one fetch with it; the spare row is for items that pad a step.
+        self._table = Optimizer.of(settings, torch.cat([model.item_table, model.item_bias.unsqueeze(1)], 1), spare=1)
         self._input = None if model.item_input is None else Optimizer.of(settings, model.item_input, spare=1)
         model.dense = self._views(self._dense.weights[0])
-        model.item_table, model.item_bias = self._table.weights[:-1], self._bias.weights[:-1, 0]
+        model.item_table, model.item_bias = self._table.weights[:-1, :-1], self._table.weights[:-1, -1]
         if self._input is not None:
             model.item_input = self._input.weights[:-1]
         # Space that every step uses again. All that is summed over the workers lies in one tensor.
         scored = len(support) if settings.loss == "full-cross-entropy" else self.all_lanes + self._sampled
         width = scored + self.all_lanes * (self._input is None)
         dense, inputs = self._dense.width, 0 if self._input is None else self.all_lanes * self._input.width
-        self._rows = model.item_table.new_empty(width, settings.width)
+        self._rows = model.item_table.new_empty(width, self._table.width)
         self._scores = model.item_table.new_empty(scored * self.lanes)
-        self._sums = model.item_table.new_zeros(_ALIGNED + _aligned(dense) + width * settings.width + scored + inputs)
+        self._output = model.item_table.new_ones(self.lanes, self._table.width)  # the last column is the bias's factor
+        self._sums = model.item_table.new_zeros(_ALIGNED + _aligned(dense) + self._rows.numel() + inputs)
         self._d_weights = self._views(self._sums[_ALIGNED : _ALIGNED + dense])
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -110,10 +110,13 @@ class Trainer:
                 found[f"dense.{name}"] = state
             else:
                 found |= {f"{weight}.{name}": view for weight, view in self._views(state[0]).items()}
-        for table, name in ((self._table, "item_table"), (self._bias, "item_bias"), (self._input, "item_input")):
-            for kind, state in table.states().items() if table else ():
-                state = state[:-1]
-                found[f"{name}.{kind}"] = state[:, 0] if name == "item_bias" and state.dim() == 2 else state
+        for kind, state in self._table.states().items():
+            if kind == "updates":
+                found[f"item_table.{kind}"] = state[:-1]
+            else:
+                found[f"item_table.{kind}"], found[f"item_bias.{kind}"] = state[:-1, :-1], state[:-1, -1]
+        if self._input is not None:
+            found |= {f"item_input.{kind}": state[:-1] for kind, state in self._input.states().items()}
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -236,10 +239,8 @@ class Trainer:
         scored, inputs = items.scored, items.inputs[own]
         rows = self._rows[: len(items.items)]
         kernels.gather(self._table.packed, items.items, out=rows)
-        bias = self._bias.weights.index_select(0, items.items[:scored])
-
         if self._input is None:
-            x = rows.index_select(0, inputs)
+            x = rows[:, :-1].index_select(0, inputs)
         else:
             x = self._input.weights.index_select(0, items.input_items).index_select(0, inputs)
         if drop_embed is not None:
@@ -248,10 +249,11 @@ class Trainer:
         self._states, output, saved = forward(settings, model.dense, x, before, drop_hidden)
         weighted = settings.loss == "cross-entropy" and settings.activation == "linear"
         if weighted:  # its logits are the scores with the columns' weights
-            bias.add_(items.log_weight.unsqueeze(1))
+            rows[:scored, -1].add_(items.log_weight)
         # An item's scores lie side by side: the product is faster so, and its gradient needs no other form.
+        self._output[:, :-1] = output
         scores = self._scores[: scored * self.lanes].view(scored, self.lanes)
-        torch.addmm(bias, rows[:scored], output.t(), out=scores)
+        torch.mm(rows[:scored], self._output.t(), out=scores)
         loss, d_scores = losses.loss_and_gradient(
             settings,
             scores.t(),
@@ -263,44 +265,42 @@ class Trainer:
             items.masked,
             weighted=weighted,
         )
-        sums, (d_rows, d_bias, *d_input_rows) = self._space(items)
-        d_x = backward(settings, model.dense, saved, d_scores @ rows[:scored], self._d_weights, drop_hidden)
+        sums, d_rows, d_input_rows = self._space(items)
+        d_output = d_scores @ rows[:scored, :-1]
+        d_x = backward(settings, model.dense, saved, d_output, self._d_weights, drop_hidden)
         if drop_embed is not None:
             d_x = d_x * drop_embed
-        torch.mm(d_scores.t(), output, out=d_rows[:scored])
-        torch.sum(d_scores.t(), dim=1, keepdim=True, out=d_bias)
+        torch.mm(d_scores.t(), self._output, out=d_rows[:scored])
+        d_rows[scored:] = 0
         if self._input is None:
-            d_rows[scored:] = 0
-            d_rows.index_add_(0, inputs, d_x)
+            d_rows[:, :-1].index_add_(0, inputs, d_x)
         else:
-            d_input_rows[0].zero_().index_add_(0, inputs, d_x)
+            d_input_rows.zero_().index_add_(0, inputs, d_x)
         sums[0] = loss
         self.exchange.add(sums)
 
         if settings.grad_clip > 0:
             clip([sums[_ALIGNED:]], settings.grad_clip)
-        self._table.step(items.items, d_rows, rate)
-        self._bias.step(items.items[:scored], d_bias, rate)
-        if self._input is not None:
-            self._input.step(items.input_items, d_input_rows[0], rate)
+        self._table.step(items.items[:scored], d_rows[:scored], rate)
+        if self._input is None:  # where an item is not scored, its bias is not touched
+            self._table.step(items.items[scored:], d_rows[scored:], rate, width=settings.width)
+        else:
+            self._input.step(items.input_items, d_input_rows, rate)
         self._dense.step(self._first, self._sums[_ALIGNED : _ALIGNED + self._dense.width].unsqueeze(0), rate)
         return sums[0]
 
-    def _space(self, items: touched.Touched) -> tuple[Tensor, list[Tensor]]:
+    def _space(self, items: touched.Touched) -> tuple[Tensor, Tensor, Tensor]:
         """A step's part of the space for what is summed over the workers, and the gradients of tables in it.
 
-        The loss, the gradients of the dense weights, then those of the item rows [M, D], of the biases [K, 1] and of
-        the input rows [I, E] (of none with a tied embedding).
+        The loss, the gradients of the dense weights, then those of the item rows with their biases [M, D + 1] and of
+        the input rows [I, E] (none with a tied embedding).
         """
-        end = _ALIGNED + _aligned(self._dense.width)
-        shapes = [(len(items.items), self.settings.width), (items.scored, 1)]
-        if self._input is not None:
-            shapes.append((len(items.input_items), self._input.width))
-        parts = []
-        for rows, width in shapes:
-            start, end = end, end + rows * width
-            parts.append(self._sums[start:end].view(rows, width))
-        return self._sums[:end], parts
+        start = _ALIGNED + _aligned(self._dense.width)
+        middle = start + len(items.items) * self._table.width
+        end = middle if self._input is None else middle + len(items.input_items) * self._input.width
+        d_rows, d_input_rows = self._sums[start:middle], self._sums[middle:end]
+        width = self._table.width if self._input is None else self._input.width
+        return self._sums[:end], d_rows.view(-1, self._table.width), d_input_rows.view(-1, width)
 
 
 def _aligned(size: int) -> int:
