@@ -79,8 +79,11 @@ def _tanh(x):
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(packed, rows, out):
-    """out [M, D] = the weights of `rows` [M] int64 in a packed table [V, S, D]."""
+def gather(packed, rows, out, last_column):
+    """out [M, D] = the weights of `rows` [M] int64 in a packed table [V, S, D].
+
+    `last_column` is added to the last number of the first so many rows.
+    """
     flat, size, width = packed.reshape(-1), packed.shape[1] * packed.shape[2], packed.shape[2]
     last = len(rows) - _AHEAD
     for m in range(len(rows)):
@@ -91,6 +94,37 @@ def gather(packed, rows, out):
         row = rows[m]
         for d in range(width):
             out[m, d] = packed[row, 0, d]
+    for m in range(len(last_column)):
+        out[m, width - 1] += last_column[m]
+
+
+@numba.njit(cache=True, nogil=True)
+def add_rows(out, first, places, rows):
+    """Rows of `out` [M, D or more] from `first` on are zeroed; then rows [B, D] are added at `places` [B] int64."""
+    out[first:] = 0
+    for lane in range(len(places)):
+        place = places[lane]
+        for d in range(rows.shape[1]):
+            out[place, d] += rows[lane, d]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER)
+def column_sums(matrix, out):
+    """out [D] = the sums of the columns of a matrix [B, D]."""
+    out[:] = 0
+    for lane in range(len(matrix)):
+        for d in range(len(out)):
+            out[d] += matrix[lane, d]
+
+
+@numba.njit(cache=True, nogil=True)
+def pick(uniform, keep, alias, out):
+    """Items by the alias method, see `negatives.draw`; `uniform` and `keep` are float64, `alias` and `out` int32."""
+    count = len(keep)
+    for i in range(len(uniform)):
+        place = uniform[i] * count
+        item = min(int(place), count - 1)
+        out[i] = item if place - item < keep[item] else alias[item]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")

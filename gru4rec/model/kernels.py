@@ -19,7 +19,7 @@ except ImportError:  # no numba: plain torch does it all
 FUSED = compiled is not None
 
 _KINDS = ("sgd", "adagrad", "rmsprop", "adadelta", "adam")
-_NO_COUNTS = np.zeros(1, np.int32)
+_NO_COUNTS, _NOTHING = np.zeros(1, np.int32), np.zeros(0, np.float32)
 
 
 def fits(tensor: Tensor) -> bool:
@@ -27,12 +27,35 @@ def fits(tensor: Tensor) -> bool:
     return FUSED and tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-def gather(packed: Tensor, rows: Tensor, out: Tensor) -> None:
-    """out [M, D] = the weights of `rows` in a packed table [V, S, D]."""
+def gather(packed: Tensor, rows: Tensor, out: Tensor, last_column: Tensor | None = None) -> None:
+    """out [M, D] = the weights of `rows` in a packed table [V, S, D].
+
+    `last_column` [K] is added to the last number of the first K rows.
+    """
     if fits(packed):
-        compiled.gather(packed.numpy(), rows.numpy(), out.numpy())
+        added = _NOTHING if last_column is None else last_column.numpy()
+        compiled.gather(packed.numpy(), rows.numpy(), out.numpy(), added)
+        return
+    torch.index_select(packed[:, 0], 0, rows, out=out)
+    if last_column is not None:
+        out[: len(last_column), -1].add_(last_column)
+
+
+def add_rows(out: Tensor, first: int, places: Tensor, rows: Tensor) -> None:
+    """Zero the rows of `out` [M, D or more] from `first` on, then add rows [B, D] at `places` [B]."""
+    if fits(out):
+        compiled.add_rows(out.numpy(), first, places.numpy(), rows.numpy())
+        return
+    out[first:] = 0
+    out[:, : rows.shape[1]].index_add_(0, places, rows)
+
+
+def column_sums(matrix: Tensor, out: Tensor) -> None:
+    """out [D] = the sums of the columns of a matrix [B, D]."""
+    if fits(matrix):
+        compiled.column_sums(matrix.numpy(), out.numpy())
     else:
-        torch.index_select(packed[:, 0], 0, rows, out=out)
+        torch.sum(matrix, dim=0, out=out)
 
 
 def update_rows(
@@ -75,7 +98,7 @@ def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tens
     """`losses.cross_entropy` of logits [B, M], best column-major; without smoothing or masks."""
     by_item = logits.t().contiguous()
     loss = compiled.cross_entropy(by_item.numpy(), positive.numpy(), weight.numpy(), offset.clone().numpy())
-    return torch.tensor(loss, dtype=torch.float32), by_item.t()
+    return torch.from_numpy(np.array(loss, np.float32)), by_item.t()
 
 
 def bpr_max(
@@ -85,4 +108,4 @@ def bpr_max(
     by_item = scores.t().contiguous()
     given = positive.to(torch.int32).numpy(), weight.numpy(), multiplicity.numpy()
     loss = compiled.bpr_max(by_item.numpy(), *given, bpreg, elu_param)
-    return torch.tensor(loss, dtype=torch.float32), by_item.t()
+    return torch.from_numpy(np.array(loss, np.float32)), by_item.t()

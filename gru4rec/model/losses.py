@@ -73,9 +73,7 @@ def loss_and_gradient(
         smoothing = settings.label_smoothing
         if kernels.fits(logits) and offset is not None and masked is None and not settings.mask_hits and not smoothing:
             loss, gradient = kernels.cross_entropy(logits, positive, weight, offset)
-            return loss, activations.backward(
-                activation, scores, r, gradient, settings.elu_param, settings.leaky_slope
-            )
+            return loss, activations.backward(activation, scores, r, gradient, settings.elu_param, settings.leaky_slope)
         loss, gradient = cross_entropy(logits, positive, weight, offset, masked, settings.mask_hits, smoothing)
     elif settings.loss == "bpr-max":
         loss, gradient = bpr_max(r, positive, weight, multiplicity, settings.bpreg, masked, settings.mask_hits)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gru4rec.model import kernels
+
 
 class AliasTable(NamedTuple):
     """Item i is drawn where i is picked uniformly and u < keep[i], else alias[i] (Walker's alias method)."""
@@ -54,7 +56,12 @@ def stream(seed: int, purpose: int, epoch: int, block: int, skip: int = 0) -> np
 
 def draw(table: AliasTable, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Items [shape] int32. One random number picks the item and, with its fraction, decides for it or its alias."""
-    u = generator.random(shape) * len(table.keep)
-    item = u.astype(np.int32)
+    uniform = generator.random(shape)
+    if kernels.FUSED:
+        found = np.empty(shape, np.int32)
+        kernels.compiled.pick(uniform.reshape(-1), table.keep, table.alias, found.reshape(-1))
+        return found
+    place = uniform * len(table.keep)
+    item = place.astype(np.int32)
     np.minimum(item, len(table.keep) - 1, out=item)
-    return np.where(u - item < table.keep[item], item, table.alias[item])
+    return np.where(place - item < table.keep[item], item, table.alias[item])

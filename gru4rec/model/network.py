@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gru4rec.config import Hyperparameters
+from gru4rec.model import kernels
 from gru4rec.model.cells import CELLS, Cell, Weights, gru_reset_first
 
 _TABLES = ("item_table", "item_bias", "item_input")
@@ -238,7 +239,7 @@ def backward(
         name, y = f"feed_forward.{layer}", saved.outputs[layer + 1]
         d_sums = d_output * (1 - y * y)
         torch.mm(d_sums.t(), saved.outputs[layer], out=out[f"{name}.weight"])
-        torch.sum(d_sums, dim=0, out=out[f"{name}.bias"])
+        kernels.column_sums(d_sums, out[f"{name}.bias"])
         d_output = d_sums @ dense[f"{name}.weight"]
 
     one_hot = settings.embedding == "one-hot"
@@ -249,7 +250,7 @@ def backward(
             d_output = d_output * drop[layer]
         weights, d_weights = _cell_weights(dense, name), _cell_weights(out, name)
         d_gates_x = cell_of(settings, layer).backward(weights, saved.cells[layer], d_output, d_weights)
-        torch.sum(d_gates_x, dim=0, out=out[f"{name}.bias_input"])
+        kernels.column_sums(d_gates_x, out[f"{name}.bias_input"])
         if one_hot and fed:
             d_x.insert(0, d_gates_x)
         multiplied = saved.inputs[layer]

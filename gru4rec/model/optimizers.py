@@ -81,9 +81,7 @@ class Optimizer:
         found = {name: self.packed[:, place] for place, name in enumerate(state_names(self.settings), start=1)}
         return found if self.updates is None else {**found, "updates": self.updates}
 
-    def step(
-        self, rows: Tensor, gradient: Tensor, learning_rate: float | Tensor, width: int | None = None
-    ) -> None:
+    def step(self, rows: Tensor, gradient: Tensor, learning_rate: float | Tensor, width: int | None = None) -> None:
         """Update `rows` [M] int64 (distinct) in place; gradient [M, D].
 
         With `width`, their first so many columns alone. A tensor `learning_rate` has no dimension.

@@ -238,7 +238,9 @@ class Trainer:
         model, settings, own = self.model, self.settings, self._own
         scored, inputs = items.scored, items.inputs[own]
         rows = self._rows[: len(items.items)]
-        kernels.gather(self._table.packed, items.items, out=rows)
+        # The logits of the cross-entropy are the scores with the columns' weights: these join the biases.
+        weighted = settings.loss == "cross-entropy" and settings.activation == "linear"
+        kernels.gather(self._table.packed, items.items, rows, items.log_weight if weighted else None)
         if self._input is None:
             x = rows[:, :-1].index_select(0, inputs)
         else:
@@ -247,9 +249,6 @@ class Trainer:
             x = x * drop_embed
         before = [state * keep for state in self._states]
         self._states, output, saved = forward(settings, model.dense, x, before, drop_hidden)
-        weighted = settings.loss == "cross-entropy" and settings.activation == "linear"
-        if weighted:  # its logits are the scores with the columns' weights
-            rows[:scored, -1].add_(items.log_weight)
         # An item's scores lie side by side: the product is faster so, and its gradient needs no other form.
         self._output[:, :-1] = output
         scores = self._scores[: scored * self.lanes].view(scored, self.lanes)
@@ -271,11 +270,10 @@ class Trainer:
         if drop_embed is not None:
             d_x = d_x * drop_embed
         torch.mm(d_scores.t(), self._output, out=d_rows[:scored])
-        d_rows[scored:] = 0
         if self._input is None:
-            d_rows[:, :-1].index_add_(0, inputs, d_x)
+            kernels.add_rows(d_rows, scored, inputs, d_x)
         else:
-            d_input_rows.zero_().index_add_(0, inputs, d_x)
+            kernels.add_rows(d_input_rows, 0, inputs, d_x)
         sums[0] = loss
         self.exchange.add(sums)
 

@@ -52,5 +52,5 @@ def backward(weights: Weights, saved: Saved, d_output: Tensor, out: Weights) -> 
         d_gates_x = torch.cat([d_reset, d_update, d_candidate], dim=1)
         d_gates_h = torch.cat([d_reset, d_update, d_candidate * reset], dim=1)
     torch.mm(d_gates_h.t(), saved.h, out=out.weight_hidden)
-    torch.sum(d_gates_h, dim=0, out=out.bias_hidden)
+    kernels.column_sums(d_gates_h, out.bias_hidden)
     return d_gates_x

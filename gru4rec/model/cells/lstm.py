@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gru4rec.model import kernels
 from gru4rec.model.cells.weights import Weights
 
 GATES = 4
@@ -57,5 +58,5 @@ def backward(weights: Weights, saved: Saved, d_output: Tensor, out: Weights) -> 
     d_out = d_output * saved.squashed * saved.output * (1 - saved.output)
     d_gates = torch.cat([d_enter, d_forget, d_candidate, d_out], dim=1)
     torch.mm(d_gates.t(), saved.h, out=out.weight_hidden)
-    torch.sum(d_gates, dim=0, out=out.bias_hidden)
+    kernels.column_sums(d_gates, out.bias_hidden)
     return d_gates

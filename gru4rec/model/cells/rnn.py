@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gru4rec.model import kernels
 from gru4rec.model.cells.weights import Weights
 
 GATES = 1
@@ -33,5 +34,5 @@ def backward(weights: Weights, saved: Saved, d_output: Tensor, out: Weights) -> 
     """Gradient of the input's part [B, H] from that of the new state [B, H]; those of the weights go to `out`."""
     d_gates = d_output * (1 - saved.new * saved.new)
     torch.mm(d_gates.t(), saved.h, out=out.weight_hidden)
-    torch.sum(d_gates, dim=0, out=out.bias_hidden)
+    kernels.column_sums(d_gates, out.bias_hidden)
     return d_gates
