@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The fused kernels, compiled by numba; `kernels` is their front. Arrays are C-contiguous and float32 unless said.
 
 What is summed over a worker's own lanes may be summed in any order (`_ANY_ORDER`): the sums go to all workers and come
