@@ -89,7 +89,7 @@ class Hyperparameters:
     lr_schedule: Literal["constant", "linear", "exponential", "cosine"] = setting(
         "constant", "How the learning rate goes, epoch by epoch, to lr-final times its value in the last one."
     )
-    lr_final: float = setting(0.1, "Learning rate of the last epoch, as a share of learning-rate.", gt=0, le=1)
+    lr_final: float = setting(0.1, "Learning rate of the last epoch, as a share of learning-rate.", gt=0)
     momentum: float = setting(0.2, "Momentum of the optimizer; 0 is none.", ge=0, lt=1)
     rho: float = setting(0.9, "RMSprop and Adadelta: decay of the running means of squares.", ge=0, lt=1)
     beta1: float = setting(0.9, "Adam: decay of the mean of gradients.", ge=0, lt=1)
@@ -270,6 +270,11 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
     data: str = setting("", "Prepared folder (see prepare.py). None: simulate a click log, prepare it and train on it.")
     preset: Literal["", "rsc15", "yoochoose", "rees46", "coveo", "retailrocket", "diginetica"] = setting(
         "", "Start from the settings of a published result; the settings file and flags override them."
+    )
+    warm_start: str = setting(
+        "",
+        "Go on from this model (folder or MLflow URI): items that it knows keep weights and optimizer state, new ones "
+        "begin, vanished ones go.",
     )
     workers: int = setting(1, "Ray Train workers; each has batch-size lanes.", ge=1)
     gpus: bool = setting(False, "One GPU for each worker.")

@@ -114,6 +114,13 @@ def list_files(folder: str, suffix: str = "") -> list[str]:
     return sorted(f.base_name for f in found if f.type == fs.FileType.File and f.base_name.endswith(suffix))
 
 
+def list_folders(folder: str) -> list[str]:
+    """Names (not paths) of the folders directly in `folder`, sorted; [] where it is absent."""
+    filesystem, inner = locate(folder)
+    found = filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True))
+    return sorted(f.base_name for f in found if f.type == fs.FileType.Directory)
+
+
 def make_folder(folder: str) -> None:
     filesystem, inner = locate(folder)
     filesystem.create_dir(inner, recursive=True)

@@ -12,7 +12,8 @@ from gru4rec.errors import InputError
 from gru4rec.evaluation import baselines, ranking
 from gru4rec.evaluation.metrics import RankingMetrics
 from gru4rec.evaluation.report import comparison
-from gru4rec.scoring.recommend import catalogue, encoder, select
+from gru4rec.scoring.recommend import select
+from gru4rec.sessions.catalogue import catalogue, encoder
 from gru4rec.sessions.prepared import Prepared, Sessions
 from gru4rec.tracking import folder, registry
 

@@ -23,7 +23,8 @@ from gru4rec.config import Hyperparameters, Score
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.model.network import GRU4Rec
 from gru4rec.scoring import manifest, source
-from gru4rec.scoring.recommend import catalogue, encoder, recommend
+from gru4rec.scoring.recommend import recommend
+from gru4rec.sessions.catalogue import catalogue, encoder
 from gru4rec.tracking.folder import LoadedModel
 
 PROGRESS_SECONDS = 10.0

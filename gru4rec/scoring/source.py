@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from gru4rec import storage
 from gru4rec.errors import InputError
-from gru4rec.scoring.recommend import check_ids, is_list
+from gru4rec.sessions.catalogue import check_ids, is_list
 from gru4rec.sessions.prepared import SPLITS, SUMMARY, Prepared
 from gru4rec.storage import shown
 

@@ -154,3 +154,12 @@ def stream(shards: list[Shard]) -> Iterator[Sessions]:
     """The sessions of the shards, one shard at a time."""
     for shard in shards:
         yield shard.read()
+
+
+def shuffled(sessions: Sessions, generator: np.random.Generator) -> Sessions:
+    """The same sessions in another order."""
+    order = generator.permutation(sessions.count)
+    lengths = sessions.lengths[order]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(offsets[-1]) + np.repeat(sessions.offsets[order] - offsets[:-1], lengths)
+    return Sessions(offsets, sessions.items[places])

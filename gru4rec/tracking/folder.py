@@ -3,6 +3,7 @@
     FOLDER/model.safetensors   the weights by name
     FOLDER/config.json         format version, hyperparameters, and what else the writer wants known
     FOLDER/items.parquet       item_id (the log's own type), item_index int32 0…n−1, support int64
+    FOLDER/optimizer.safetensors   where training was to go on: the optimizer's state by weight; not needed otherwise
 
 Reading it executes no code from it. Equal models give equal bytes.
 """
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import safetensors
 import safetensors.torch
 from pyarrow import fs
+from torch import Tensor
 
 from gru4rec import storage
 from gru4rec.config import Hyperparameters
@@ -29,6 +31,7 @@ from gru4rec.storage import shown
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 ITEMS = "items.parquet"
+OPTIMIZER = "optimizer.safetensors"
 COLUMNS = ["item_id", "item_index", "support"]
 FORMAT = "gru4rec model"
 FORMAT_VERSION = 1
@@ -42,10 +45,17 @@ class LoadedModel(NamedTuple):
     config: dict[str, Any]
 
 
-def save(model: GRU4Rec, items: pa.Table, folder: str, extra: Mapping[str, Any] | None = None) -> None:
+def save(
+    model: GRU4Rec,
+    items: pa.Table,
+    folder: str,
+    extra: Mapping[str, Any] | None = None,
+    optimizer: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the model folder; a local `folder` changes from old to new as a whole.
 
-    `items` has item_id, item_index 0…n−1 and support. `extra` joins config.json. On an object store
+    `items` has item_id, item_index 0…n−1 and support. `extra` joins config.json. `optimizer` is the state by weight
+    (`Trainer.optimizer_tensors`), for a training that goes on from this model. On an object store
     config.json is written last: a folder without it is not a model. Raises InputError where `folder` holds
     something else.
     """
@@ -61,9 +71,9 @@ def save(model: GRU4Rec, items: pa.Table, folder: str, extra: Mapping[str, Any] 
         "items": model.item_count,
         "hyperparameters": dataclasses.asdict(model.hyperparameters),
     }
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.tensors().items()}
     contents = {
-        WEIGHTS: safetensors.torch.save(weights),
+        WEIGHTS: _tensors(model.tensors()),
+        **({OPTIMIZER: _tensors(optimizer)} if optimizer else {}),
         ITEMS: _parquet(items.select(COLUMNS)),
         CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
     }
@@ -87,8 +97,12 @@ def _not_ours(folder: str) -> str:
     info = filesystem.get_file_info(inner)
     if info.type == fs.FileType.File:
         return "is a file"
-    others = set(storage.list_files(folder)) - {WEIGHTS, CONFIG, ITEMS}
+    others = set(storage.list_files(folder)) - {WEIGHTS, CONFIG, ITEMS, OPTIMIZER}
     return f"holds other files ({min(others)})" if others else ""
+
+
+def _tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -102,6 +116,16 @@ def load(folder: str) -> LoadedModel:
     if not storage.exists(folder):
         raise InputError(f"{shown(folder)}: no such model folder")
     return LoadedModel(*_checked(folder))
+
+
+def load_optimizer(folder: str) -> dict[str, Tensor]:
+    """The optimizer's state that was saved with the model; empty where none was. Raises InputError where damaged."""
+    if OPTIMIZER not in storage.list_files(folder):
+        return {}
+    try:
+        return safetensors.torch.load(_read(folder, OPTIMIZER))
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{shown(storage.join(folder, OPTIMIZER))}: cannot be read: {error}") from error
 
 
 def _checked(folder: str) -> tuple[GRU4Rec, pa.Table, dict[str, Any]]:

@@ -14,7 +14,8 @@ import mlflow
 import pandas as pd
 import pyarrow as pa
 
-from gru4rec.scoring.recommend import catalogue, recommend
+from gru4rec.scoring.recommend import recommend
+from gru4rec.sessions.catalogue import catalogue
 from gru4rec.tracking import folder
 
 # MLflow asks for type hints, to derive a signature from; this model is logged with one.

@@ -15,7 +15,7 @@ from typing import Any
 import gru4rec
 from gru4rec import storage
 from gru4rec.errors import InputError
-from gru4rec.scoring.recommend import is_text
+from gru4rec.sessions.catalogue import is_text
 from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking import runs
 
@@ -46,7 +46,7 @@ def register(
         # A copy, so that the artifact always has the same name, wherever the folder comes from.
         local = os.path.join(place, ARTIFACT)
         os.mkdir(local)
-        for name in (model_folder.WEIGHTS, model_folder.CONFIG, model_folder.ITEMS):
+        for name in storage.list_files(folder):
             Path(local, name).write_bytes(storage.read_bytes(storage.join(folder, name)))
         imports = list(sys.path)
         logged = mlflow.models.Model.log(

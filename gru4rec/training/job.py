@@ -15,14 +15,19 @@ from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking import registry, runs
 from gru4rec.training.on_ray import News, Trained, fit, parameters
+from gru4rec.training.warm_start import Overlap, check_architecture
 
 
 def train(settings: Train) -> dict[str, Any]:
     """Run the job; the result has the keys of the job contract."""
     console = Console(stderr=True, highlight=False)
-    given = _opened(settings.data) if settings.data else None  # what is wrong with it is said before Ray starts
+    # What is wrong with the data or the model is said before Ray starts.
+    given = _opened(settings.data, settings) if settings.data else None
+    old = _old_model(settings)
     with on_ray.connected(settings.verbose):
-        prepared = given or _opened(_simulated(settings, console))
+        prepared = given or _opened(_simulated(settings, console), settings)
+        if old:
+            _say_overlap(old, prepared, settings, console)
         splits = prepared.summary["splits"]
         console.print(
             f"train: {splits['train']['sessions']:,} sessions, {splits['train']['clicks']:,} clicks, "
@@ -34,16 +39,21 @@ def train(settings: Train) -> dict[str, Any]:
         try:
             place = storage.join(storage.absolute(settings.storage), "runs")
             transitions = splits["train"]["transitions"]
+            start = _started(settings, old, storage.join(place, run_id))
             with Watcher(console, settings.epochs, transitions, run_id) as watcher:
-                trained = fit(settings, prepared.folder, place, run_id, watcher)
+                trained = fit(settings, prepared.folder, place, run_id, watcher, start)
             metrics = {**trained.metrics, "events_per_second": _speed(trained)}
             runs.log_metrics(run_id, metrics, step=settings.epochs)
             version = registry.register(
                 run_id, trained.model_folder, settings.model_name, trained.metrics, prepared.fingerprint
             )
             if settings.model_out:
-                kept = model_folder.load(trained.model_folder)
-                model_folder.save(kept.model, kept.items, storage.absolute(settings.model_out), kept.config)
+                kept, optimizer = (
+                    model_folder.load(trained.model_folder),
+                    model_folder.load_optimizer(trained.model_folder),
+                )
+                out = storage.absolute(settings.model_out)
+                model_folder.save(kept.model, kept.items, out, kept.config, optimizer)
             status = "FINISHED"
         finally:
             runs.finish(run_id, status)
@@ -55,6 +65,7 @@ def train(settings: Train) -> dict[str, Any]:
         "loss": [epoch.loss for epoch in trained.epochs],
         "events": sum(epoch.events for epoch in trained.epochs),
         "events_per_second": _speed(trained),
+        "best_epoch": trained.best_epoch,
         **trained.metrics,
         "predictions": trained.predictions,
         "baselines": others,
@@ -73,15 +84,48 @@ def _simulated(settings: Train, console: Console) -> str:
     clicks = storage.join(place, "clicks")
     simulate(settings, clicks)
     data = storage.join(place, "prepared")
-    prepare(cli.check(config.Prepare, {"clicks": [clicks], "out": data, "verbose": settings.verbose}))
+    wanted = {"clicks": [clicks], "out": data, "verbose": settings.verbose, "valid_days": min(settings.patience, 1)}
+    prepare(cli.check(config.Prepare, wanted))
     return data
 
 
-def _opened(data: str) -> Prepared:
+def _old_model(settings: Train) -> str:
+    """The folder of the model to go on from; empty for none."""
+    if not settings.warm_start:
+        return ""
+    uri, _ = registry.resolve(settings.warm_start, settings.tracking_uri)
+    return registry.fetch(uri, settings.tracking_uri)
+
+
+def _say_overlap(old: str, prepared: Prepared, settings: Train, console: Console) -> None:
+    """Tell what a warm start keeps. Raises InputError where it cannot be."""
+    loaded = model_folder.load(old)
+    overlap = Overlap.of(prepared.items, loaded.items)
+    check_architecture(loaded.model, settings)
+    state = "and the optimizer's state" if model_folder.OPTIMIZER in storage.list_files(old) else "(no optimizer state)"
+    console.print(
+        f"going on from {storage.shown(settings.warm_start)}: {len(overlap.known):,} items keep their weights {state}, "
+        f"{overlap.new:,} are new, {overlap.dropped:,} dropped"
+    )
+
+
+def _started(settings: Train, old: str, run: str) -> str:
+    """The model to go on from, copied to where the workers of all nodes can read it."""
+    if not old:
+        return ""
+    copy = storage.join(run, "start")
+    kept = model_folder.load(old)
+    model_folder.save(kept.model, kept.items, copy, kept.config, model_folder.load_optimizer(old))
+    return copy
+
+
+def _opened(data: str, settings: Train) -> Prepared:
     """The prepared folder. Raises InputError where a file of it is missing or damaged, or there is nothing to train."""
     prepared = Prepared(data)
-    for split in ("train", "test"):
+    for split in ("train", "test", *(("valid",) if settings.patience else ())):
         prepared.shards(split)
+    if settings.patience and not prepared.summary["splits"]["valid"]["transitions"]:
+        raise InputError(f"--patience: {data} has no validation split; prepare it with --valid-days")
     if prepared.summary["splits"]["train"]["transitions"] == 0:
         raise InputError(f"{data}: no training session has two clicks or more")
     return prepared
@@ -136,10 +180,12 @@ class Watcher:
         for number in range(self._logged, len(news.epochs)):
             epoch = news.epochs[number]
             speed = epoch.events / epoch.seconds
-            runs.log_epoch(self._run_id, number + 1, loss=epoch.loss, events_per_second=speed)
+            validated = news.validated[number]
+            runs.log_epoch(self._run_id, number + 1, loss=epoch.loss, events_per_second=speed, **validated)
+            shown = "".join(f"  {key} {value:.4f}" for key, value in validated.items() if not key.startswith("valid_n"))
             self._console.print(
                 f"epoch {number + 1}/{self._epochs}  loss {epoch.loss:.4f}  {speed:,.0f} events/s  "
-                f"{epoch.steps / epoch.seconds:,.0f} mini-batches/s  {epoch.seconds:.1f} s"
+                f"{epoch.steps / epoch.seconds:,.0f} mini-batches/s  {epoch.seconds:.1f} s{shown}"
             )
         self._logged = max(self._logged, len(news.epochs))
 

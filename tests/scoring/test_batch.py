@@ -18,7 +18,8 @@ from gru4rec.errors import InputError
 from gru4rec.model.network import initialise
 from gru4rec.scoring import source
 from gru4rec.scoring.manifest import FORMAT
-from gru4rec.scoring.recommend import catalogue, recommend
+from gru4rec.scoring.recommend import recommend
+from gru4rec.sessions.catalogue import catalogue
 from gru4rec.tracking.folder import LoadedModel
 
 pytestmark = pytest.mark.ray

@@ -9,7 +9,8 @@ from gru4rec.config import Hyperparameters
 from gru4rec.errors import InputError
 from gru4rec.model.encode import final_states
 from gru4rec.model.network import initialise, scores
-from gru4rec.scoring.recommend import catalogue, encoder, known_clicks, recommend
+from gru4rec.scoring.recommend import known_clicks, recommend
+from gru4rec.sessions.catalogue import catalogue, encoder
 from gru4rec.sessions.prepared import Sessions
 
 V = 120

@@ -9,7 +9,8 @@ import pytest
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import InputError
 from gru4rec.model.network import initialise
-from gru4rec.scoring.recommend import catalogue, recommend
+from gru4rec.scoring.recommend import recommend
+from gru4rec.sessions.catalogue import catalogue
 from gru4rec.tracking import folder, registry, runs
 
 V = 60
