@@ -335,12 +335,13 @@ class Bench(Common):
             "lanes-64",
             "lanes-128",
             "lanes-256",
+            "catalogue",
         ],
         ...,
-    ] = setting((), "Which settings to measure; default: all.")
+    ] = setting(
+        (), "Which settings to measure, 'catalogue': one at two catalogue sizes, with its memory; default: all."
+    )
     seconds: float = setting(3.0, "Seconds of each measurement.", gt=0)
     repeats: int = setting(3, "Measurements of each, taken in turn.", ge=1)
     threads: int = setting(1, "CPU threads.", ge=1)
-    device: Literal["cpu", "cuda"] = setting(
-        "cpu", "Device of the engine; the plain step is measured on the CPU alone."
-    )
+    device: Literal["cpu", "cuda"] = setting("cpu", "Device.")

@@ -58,13 +58,14 @@ class Optimizer:
     updates: Tensor | None
 
     @classmethod
-    def of(cls, settings: Hyperparameters, table: Tensor, spare: int = 0) -> "Optimizer":
-        """For a copy of `table` [V, D], with `spare` rows of zeros more at the end."""
-        rows, width = table.shape
-        packed = table.new_zeros(rows + spare, 1 + len(state_names(settings)), width)
-        packed[:rows, 0] = table
+    def of(cls, settings: Hyperparameters, *columns: Tensor, spare: int = 0) -> "Optimizer":
+        """For a copy of the `columns` [V, …] side by side, with `spare` rows of zeros more at the end."""
+        rows, width = columns[0].shape[0], sum(part.shape[1] for part in columns)
+        packed = columns[0].new_zeros(rows + spare, 1 + len(state_names(settings)), width)
+        for part, place in zip(columns, packed[:rows, 0].split([part.shape[1] for part in columns], 1), strict=True):
+            place.copy_(part)
         counts = settings.optimizer == "adam"
-        return cls(settings, packed, table.new_zeros(rows + spare, dtype=torch.int32) if counts else None)
+        return cls(settings, packed, packed.new_zeros(rows + spare, dtype=torch.int32) if counts else None)
 
     @property
     def weights(self) -> Tensor:

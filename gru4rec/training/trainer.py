@@ -76,7 +76,7 @@ class Trainer:
         self._dense = Optimizer.of(settings, torch.cat([w.reshape(-1) for w in model.dense.values()]).unsqueeze(0))
         self._first = torch.zeros(1, dtype=torch.int64, device=model.device)  # that row
         # An item's bias is the last number of its row, one fetch with it; the spare row is for items that pad a step.
-        self._table = Optimizer.of(settings, torch.cat([model.item_table, model.item_bias.unsqueeze(1)], 1), spare=1)
+        self._table = Optimizer.of(settings, model.item_table, model.item_bias.unsqueeze(1), spare=1)
         self._input = None if model.item_input is None else Optimizer.of(settings, model.item_input, spare=1)
         model.dense = self._views(self._dense.weights[0])
         model.item_table, model.item_bias = self._table.weights[:-1, :-1], self._table.weights[:-1, -1]

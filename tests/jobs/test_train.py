@@ -1,6 +1,7 @@
 """The main line as its users run it: simulate, prepare, train, evaluate, score; and what bad input does."""
 
 import json
+import re
 
 import mlflow
 import numpy as np
@@ -35,7 +36,8 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.ray
 def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
-    code, result, shown = run(capsys, config.Train, train, f"{QUICK} --workers 2 --model-out kept --storage left")
+    options = "--workers 2 --order shuffled --patience 2 --model-out kept --storage left"
+    code, result, shown = run(capsys, config.Train, train, f"{QUICK} {options}")
     assert code == 0, shown
     prepared = Prepared(result["data"])
     assert result["events"] == 2 * prepared.summary["splits"]["train"]["transitions"]
@@ -55,8 +57,12 @@ def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
     version = client.get_model_version("gru4rec", result["model_version"])
     assert version.run_id == result["run_id"]
 
+    validated = [point.value for point in client.get_metric_history(result["run_id"], "valid_mrr_at_20")]
+    assert result["best_epoch"] == 1 + int(np.argmax(validated))
+
     check_evaluation(result, capsys)
     check_lists(prepared, here, capsys)
+    check_warm_start(result, capsys)
 
 
 def check_evaluation(result: dict, capsys) -> None:
@@ -104,6 +110,24 @@ def check_lists(prepared: Prepared, here, capsys) -> None:
         # Items that score the same to rounding may change places with the shape of the matrix product.
         if brute[order[19]] - brute[order[20]] > 1e-4:
             assert set(ids[order[:20]].tolist()) == set(items[row].tolist())
+
+
+def check_warm_start(result: dict, capsys) -> None:
+    """A run that goes on from the model, well for an epoch, then explodes: it says where, and keeps that epoch."""
+    options = f"--data {result['data']} --warm-start models:/gru4rec/{result['model_version']} --loss bpr-max"
+    bad = "--lr-schedule exponential --lr-final 1e30 --storage left"
+    code, _, shown = run(capsys, config.Train, train, f"{QUICK} {options} {bad}")
+    assert code == 1
+    assert "100 items keep their weights and the optimizer's state, 0 are new, 0 dropped" in " ".join(shown.split())
+    error = shown.splitlines()[-1]
+    found = re.fullmatch(r"error: the loss .* in epoch 2, step \d+.*; the model of the last whole epoch is (.*)", error)
+    assert found, error
+    assert folder.load(found[1]).model.item_count == 100
+    assert folder.load_optimizer(found[1])
+
+    code, _, shown = run(capsys, config.Train, train, f"--data {result['data']} --warm-start kept --layers 17")
+    assert code == 2
+    assert shown.splitlines()[-1] == "error: --layers is 17, but the model to go on from has 16"
 
 
 def prepared_folder(folder, transitions: int) -> None:
