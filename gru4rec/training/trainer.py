@@ -8,7 +8,7 @@ input row, M touched items of a step, K of them scored, I distinct inputs.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,17 +118,6 @@ class Trainer:
         if self._input is not None:
             found |= {f"item_input.{kind}": state[:-1] for kind, state in self._input.states().items()}
         return found
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the optimizer's state. Raises ValueError where a tensor is missing or of another shape."""
-        for name, state in self.optimizer_tensors().items():
-            if name not in tensors:
-                raise ValueError(f"the optimizer's {name} is missing")
-            if tensors[name].shape != state.shape:
-                raise ValueError(
-                    f"the optimizer's {name} has shape {tuple(tensors[name].shape)}, not {tuple(state.shape)}"
-                )
-            state.copy_(tensors[name])
 
     def train_epoch(
         self,
