@@ -100,6 +100,15 @@ def gather(packed, rows, out, last_column):
 
 
 @numba.njit(cache=True, nogil=True)
+def take(rows, places, out):
+    """out [B, D] = the first D numbers of the rows at `places` [B] int64."""
+    for lane in range(len(places)):
+        place = places[lane]
+        for d in range(out.shape[1]):
+            out[lane, d] = rows[place, d]
+
+
+@numba.njit(cache=True, nogil=True)
 def add_rows(out, first, places, rows):
     """Rows of `out` [M, D or more] from `first` on are zeroed; then rows [B, D] are added at `places` [B] int64."""
     out[first:] = 0
@@ -163,13 +172,16 @@ def gru_backward(d_new, gates, gates_h, h, d_gates_x, d_gates_h):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
-def cross_entropy(logits, positive, weight, offset):
-    """Σ weight · loss; its gradient takes the place of the logits [M, B]. See `losses.cross_entropy`."""
-    items, lanes = logits.shape
+def cross_entropy(logits, positive, weight, offset, start, stop):
+    """Σ weight · loss of lanes start…stop; its gradient takes the place of the logits [M, B].
+
+    See `losses.cross_entropy`. `offset` is overwritten.
+    """
+    items = len(logits)
     top, total = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
     loss = 0.0
-    for first in range(0, lanes, _TILE):
-        size = min(_TILE, lanes - first)
+    for first in range(start, stop, _TILE):
+        size = min(_TILE, stop - first)
         top[:] = -np.inf
         total[:] = 0
         for m in range(items):
@@ -201,19 +213,19 @@ def cross_entropy(logits, positive, weight, offset):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
-def bpr_max(scores, positive, weight, multiplicity, bpreg, elu_param):
-    """Σ weight · loss, with ELU (0: linear); its gradient takes the place of the scores [M, B]. See `losses.bpr_max`.
+def bpr_max(scores, positive, weight, multiplicity, bpreg, elu_param, start, stop):
+    """Σ weight · loss of lanes start…stop, with ELU (0: linear); its gradient takes the place of the scores [M, B].
 
-    `positive` [B] int32. σ(r_i − r_j) = 1 / (1 + mass_j · ahead_i), mass_j = exp(r_j − top_i), ahead_i =
-    exp(top_i − r_i).
+    See `losses.bpr_max`. `positive` [B] int32. σ(r_i − r_j) = 1 / (1 + mass_j · ahead_i), mass_j = exp(r_j − top_i),
+    ahead_i = exp(top_i − r_i).
     """
-    items, lanes = scores.shape
+    items = len(scores)
     reg, alpha, none = np.float32(bpreg), np.float32(elu_param), np.float32(-np.inf)
     masses = np.empty((items, _TILE), np.float32)
     top, ahead, total, chance, square, slope = np.empty((6, _TILE), np.float32)
     loss = 0.0
-    for first in range(0, lanes, _TILE):
-        size = min(_TILE, lanes - first)
+    for first in range(start, stop, _TILE):
+        size = min(_TILE, stop - first)
         own = positive[first : first + size]
         top[:] = none
         total[:] = chance[:] = square[:] = slope[:] = 0

@@ -5,6 +5,12 @@ operations that is a dozen passes over memory; fused it is one. A GRU step of 32
 microseconds for work of as many nanoseconds; fused it is two. The forms differ in nothing but rounding.
 """
 
+import functools
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +25,7 @@ except ImportError:  # no numba: plain torch does it all
 FUSED = compiled is not None
 
 _KINDS = ("sgd", "adagrad", "rmsprop", "adadelta", "adam")
+_WORTH = 50_000  # numbers for which another thread is worth its call
 _NO_COUNTS, _NOTHING = np.zeros(1, np.int32), np.zeros(0, np.float32)
 
 
@@ -27,18 +34,47 @@ def fits(tensor: Tensor) -> bool:
     return FUSED and tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
+def _shared(count: int, size: int, part: Callable[[int, int], Any]) -> list[Any]:
+    """What `part(from, to)` gives for 0…count, in as many parts as torch may use threads, side by side.
+
+    Kernels release the interpreter's lock. Handing a part over costs some 30 µs: work of few numbers (`size`) is done
+    here.
+    """
+    threads = min(torch.get_num_threads(), size // _WORTH)
+    if threads <= 1:
+        return [part(0, count)]
+    ends = [count * i // threads for i in range(threads + 1)]
+    others = [_helpers(torch.get_num_threads()).submit(part, a, b) for a, b in itertools.pairwise(ends[1:])]
+    return [part(0, ends[1]), *(other.result() for other in others)]
+
+
+@functools.lru_cache(1)
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="kernel")
+
+
 def gather(packed: Tensor, rows: Tensor, out: Tensor, last_column: Tensor | None = None) -> None:
     """out [M, D] = the weights of `rows` in a packed table [V, S, D].
 
     `last_column` [K] is added to the last number of the first K rows.
     """
     if fits(packed):
+        table, places, found = packed.numpy(), rows.numpy(), out.numpy()
         added = _NOTHING if last_column is None else last_column.numpy()
-        compiled.gather(packed.numpy(), rows.numpy(), out.numpy(), added)
+        _shared(len(places), out.numel(), lambda a, b: compiled.gather(table, places[a:b], found[a:b], added[a:b]))
         return
     torch.index_select(packed[:, 0], 0, rows, out=out)
     if last_column is not None:
         out[: len(last_column), -1].add_(last_column)
+
+
+def take(rows: Tensor, places: Tensor, width: int) -> Tensor:
+    """The first `width` numbers of the rows at `places` [B], [B, width]."""
+    if not fits(rows):
+        return rows[:, :width].index_select(0, places)
+    out = torch.empty(len(places), width)
+    compiled.take(rows.numpy(), places.numpy(), out.numpy())
+    return out
 
 
 def add_rows(out: Tensor, first: int, places: Tensor, rows: Tensor) -> None:
@@ -75,8 +111,13 @@ def update_rows(
     if settings.optimizer == "adam":
         decays = settings.beta1, settings.beta2
     counts = _NO_COUNTS if updates is None else updates.numpy()
-    given = packed.numpy(), counts, rows.numpy(), gradient.numpy(), width
-    compiled.update_rows(kind, *given, learning_rate, settings.momentum, *decays)
+    table, places, slopes = packed.numpy(), rows.numpy(), gradient.numpy()
+    numbers = width, learning_rate, settings.momentum, *decays
+
+    def update(a: int, b: int) -> None:
+        compiled.update_rows(kind, table, counts, places[a:b], slopes[a:b], *numbers)
+
+    _shared(len(places), slopes.size, update)
 
 
 def gru_forward(gates_x: Tensor, gates_h: Tensor, h: Tensor) -> Tensor:
@@ -97,8 +138,9 @@ def gru_backward(d_new: Tensor, gates: Tensor, gates_h: Tensor, h: Tensor) -> tu
 def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """`losses.cross_entropy` of logits [B, M], best column-major; without smoothing or masks."""
     by_item = logits.t().contiguous()
-    loss = compiled.cross_entropy(by_item.numpy(), positive.numpy(), weight.numpy(), offset.clone().numpy())
-    return torch.from_numpy(np.array(loss, np.float32)), by_item.t()
+    given = by_item.numpy(), positive.numpy(), weight.numpy(), offset.clone().numpy()
+    parts = _shared(len(positive), logits.numel(), lambda a, b: compiled.cross_entropy(*given, a, b))
+    return torch.from_numpy(np.array(sum(parts), np.float32)), by_item.t()
 
 
 def bpr_max(
@@ -106,6 +148,6 @@ def bpr_max(
 ) -> tuple[Tensor, Tensor]:
     """`losses.bpr_max` of scores [B, M] before the activation, ELU (0: linear), best column-major; without masks."""
     by_item = scores.t().contiguous()
-    given = positive.to(torch.int32).numpy(), weight.numpy(), multiplicity.numpy()
-    loss = compiled.bpr_max(by_item.numpy(), *given, bpreg, elu_param)
-    return torch.from_numpy(np.array(loss, np.float32)), by_item.t()
+    given = by_item.numpy(), positive.to(torch.int32).numpy(), weight.numpy(), multiplicity.numpy(), bpreg, elu_param
+    parts = _shared(len(positive), scores.numel(), lambda a, b: compiled.bpr_max(*given, a, b))
+    return torch.from_numpy(np.array(sum(parts), np.float32)), by_item.t()

@@ -133,8 +133,8 @@ def engine_steps(settings: Hyperparameters, support: np.ndarray, sessions: Sessi
     """Train with the engine; yields the mini-batches of each block."""
     trainer = Trainer(initialise(settings, len(support), device), support)
     for epoch in itertools.count():
-        for number, block in enumerate(lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS)):
-            yield len(trainer.train_block(epoch, number, block))
+        for _, losses in trainer.train_blocks(epoch, lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS)):
+            yield len(losses)
 
 
 def floor_steps(settings: Hyperparameters, items: int, device: str) -> Iterator[None]:

@@ -4,8 +4,8 @@ A step reads the rows of its inputs, targets and extra negatives and writes them
 means that gradients of a row that occurs several times are summed before the optimizer sees them (as they must be),
 and that no item is scored twice.
 
-Shapes: T steps, N lanes of all workers, S extra negatives, V items, M items touched by a step, K of them scored, I
-distinct inputs.
+Shapes: T steps, N lanes of all workers, B of this one, S extra negatives, V items, M items touched by a step, K of them
+scored, I distinct inputs.
 """
 
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ class Touched:
     items: Tensor  # [M] int64, distinct
     scored: int  # K: items[:K] are scored
     input_items: Tensor  # [I] int64, distinct
-    inputs: Tensor  # [N] int64: where each lane's input stands in `input_items` (0 for retired lanes)
-    positives: Tensor  # [N] int64: where each lane's target stands in `items` (0 for retired lanes)
+    inputs: Tensor  # [B] int64: where each own lane's input stands in `input_items` (0 for retired lanes)
+    positives: Tensor  # [B] int64: where each own lane's target stands in `items` (0 for retired lanes)
     multiplicity: Tensor  # [K] float32: columns that the item has among targets and extra negatives
     log_weight: Tensor  # [K] float32: log Σ exp(−logQ correction) over these columns
-    offset: Tensor  # [N] float32: log_weight of the lane's target + logQ correction of its own column
+    offset: Tensor  # [B] float32: log_weight of the lane's target + logQ correction of its own column
     masked: Masked | None  # items that a lane's session has clicked already, where they are no negatives
 
 
@@ -100,7 +100,7 @@ class Layout:
     ) -> list[Touched]:
         """The touched items of each step of a block of all lanes, [T, N], with its `negatives` [T, S].
 
-        `own` are the lanes whose losses are to be computed here; `masked` counts them from 0.
+        `own` are the B lanes whose losses are to be computed here; `masked` counts them from 0.
         """
         find = _find_fused if kernels.FUSED else _find
         steps, lanes = block.inputs.shape
@@ -126,7 +126,14 @@ class Layout:
             masked = self._masked(self._seen(Block(*(part[:, own] for part in block))), laid, own, device)
         items, input_items, inputs, positives, multiplicity, log_weight, offset = (
             torch.from_numpy(array).to(device).unbind()
-            for array in (laid.items, laid.input_items, *laid.places, *laid[4:])
+            for array in (
+                laid.items,
+                laid.input_items,
+                *np.ascontiguousarray(laid.places[:, :, own]),
+                laid.multiplicity,
+                laid.log_weight,
+                np.ascontiguousarray(laid.offset[:, own]),
+            )
         )
         made = []
         for step, (m, k, i) in enumerate(laid.counts.T.tolist()):

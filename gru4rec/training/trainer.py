@@ -9,7 +9,9 @@ input row, M touched items of a step, K of them scored, I distinct inputs.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +44,16 @@ class Epoch:
     events: int  # transitions trained
     steps: int
     seconds: float
+
+
+class _Step(NamedTuple):
+    """What a mini-batch needs but the weights."""
+
+    items: touched.Touched
+    keep: Tensor  # [B, 1]: 0 where a lane starts a session, else 1
+    weight: Tensor  # [B]: what a lane's loss counts, 0 once it has retired
+    drop_embed: Tensor | None  # [B, E] factors of the item input
+    drop_hidden: list[Tensor] | None  # [B, H] factors of each layer's output
 
 
 class Trainer:
@@ -135,8 +147,8 @@ class Trainer:
         self._layout.reset()
         began = time.perf_counter()
         total, events, steps = 0.0, 0, 0
-        for number, block in enumerate(self._blocks(streams)):
-            step_losses = self.train_block(epoch, number, block).double().cpu().numpy()
+        for block, found in self.train_blocks(epoch, self._blocks(streams)):
+            step_losses = found.double().cpu().numpy()
             self._check(step_losses * self.all_lanes, block.transitions, epoch, steps)
             total += float(step_losses.sum()) * self.all_lanes
             events += block.transitions
@@ -172,34 +184,61 @@ class Trainer:
                 return
             yield block
 
+    def train_blocks(self, epoch: int, blocks: Iterable[lanes.Block]) -> Iterator[tuple[lanes.Block, Tensor]]:
+        """Train on the blocks of an epoch from its first on; each block with the loss of each of its steps.
+
+        Where torch may use more than one thread, another one lays out the next block while this one trains.
+        """
+        numbered = enumerate(blocks)
+        if torch.get_num_threads() == 1 and self.model.device.type == "cpu":
+            for number, block in numbered:
+                yield block, self.train_block(epoch, number, block)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="layout") as helper:
+            waiting: tuple[lanes.Block, Future[list[_Step]]] | None = None
+            for number, block in numbered:
+                ahead = block, helper.submit(self._laid_out, epoch, number, block)
+                if waiting:
+                    yield waiting[0], self._train(waiting[1].result(), learning_rate(self.settings, epoch))
+                waiting = ahead
+            if waiting:
+                yield waiting[0], self._train(waiting[1].result(), learning_rate(self.settings, epoch))
+
     def train_block(self, epoch: int, number: int, block: lanes.Block) -> Tensor:
         """The steps of block `number`, [T, N]; returns the loss of each step that had an active lane."""
+        return self._train(self._laid_out(epoch, number, block), learning_rate(self.settings, epoch))
+
+    def _laid_out(self, epoch: int, number: int, block: lanes.Block) -> list["_Step"]:
+        """All that the steps of a block need but the weights; blocks come in their order."""
         settings, device, own = self.settings, self.model.device, self._own
         steps = int(block.active.any(axis=1).sum())  # retired lanes stay retired: the steps with work come first
         block = lanes.Block(*(part[:steps] for part in block))
         extra = negatives.draw(
             self._alias, negatives.stream(settings.seed, _NEGATIVES, epoch, number), (BLOCK_STEPS, self._sampled)
         )
-        laid_out = self._layout(block, extra[:steps], device, own)
-        keep = torch.from_numpy(~block.resets[:, own, None]).to(device, torch.float32).unbind()
-        weight = torch.from_numpy(block.active[:, own]).to(device, torch.float32).div_(self.all_lanes).unbind()
+        keep = torch.from_numpy(~block.resets[:, own, None]).to(device, torch.float32)
+        weight = torch.from_numpy(block.active[:, own]).to(device, torch.float32).div_(self.all_lanes)
         embed = self._dropout(settings.dropout_embed, _EMBED, epoch, number, self.model.input_table.shape[1])
         hidden = [
             self._dropout(settings.dropout_hidden, _HIDDEN + layer, epoch, number, units)
             for layer, units in enumerate(settings.layers)
         ]
-        rate = learning_rate(settings, epoch)
-        step_losses = torch.empty(steps, device=device)
-        for step, items in enumerate(laid_out):
-            step_losses[step] = self._step(
+        return [
+            _Step(
                 items,
                 keep[step],
                 weight[step],
                 None if embed is None else embed[step],
                 None if hidden[0] is None else [drop[step] for drop in hidden if drop is not None],
-                rate,
             )
-        return step_losses
+            for step, items in enumerate(self._layout(block, extra[:steps], device, own))
+        ]
+
+    def _train(self, steps: list["_Step"], rate: float) -> Tensor:
+        losses = torch.empty(len(steps), device=self.model.device)
+        for number, step in enumerate(steps):
+            losses[number] = self._step(step, rate)
+        return losses
 
     def _dropout(self, p: float, purpose: int, epoch: int, number: int, width: int) -> Tensor | None:
         """Factors [T, B, width] of this worker's lanes: 0 with probability p, else 1 / (1 − p).
@@ -214,26 +253,18 @@ class Trainer:
         kept = torch.from_numpy(drawn).to(self.model.device).ge_(p).div_(1 - p)
         return kept.transpose(0, 1).contiguous()
 
-    def _step(
-        self,
-        items: touched.Touched,
-        keep: Tensor,
-        weight: Tensor,
-        drop_embed: Tensor | None,
-        drop_hidden: list[Tensor] | None,
-        rate: float,
-    ) -> Tensor:
+    def _step(self, step: "_Step", rate: float) -> Tensor:
         """One mini-batch; returns its loss, summed over all lanes and divided by their number."""
-        model, settings, own = self.model, self.settings, self._own
-        scored, inputs = items.scored, items.inputs[own]
+        items, keep, weight, drop_embed, drop_hidden = step
+        model, settings, scored = self.model, self.settings, items.scored
         rows = self._rows[: len(items.items)]
         # The logits of the cross-entropy are the scores with the columns' weights: these join the biases.
         weighted = settings.loss == "cross-entropy" and settings.activation == "linear"
         kernels.gather(self._table.packed, items.items, rows, items.log_weight if weighted else None)
         if self._input is None:
-            x = rows[:, :-1].index_select(0, inputs)
+            x = kernels.take(rows, items.inputs, settings.width)
         else:
-            x = self._input.weights.index_select(0, items.input_items).index_select(0, inputs)
+            x = self._input.weights.index_select(0, items.input_items).index_select(0, items.inputs)
         if drop_embed is not None:
             x = x * drop_embed
         before = [state * keep for state in self._states]
@@ -245,11 +276,11 @@ class Trainer:
         loss, d_scores = losses.loss_and_gradient(
             settings,
             scores.t(),
-            items.positives[own],
+            items.positives,
             weight,
             items.multiplicity,
             items.log_weight,
-            items.offset[own],
+            items.offset,
             items.masked,
             weighted=weighted,
         )
@@ -260,9 +291,9 @@ class Trainer:
             d_x = d_x * drop_embed
         torch.mm(d_scores.t(), self._output, out=d_rows[:scored])
         if self._input is None:
-            kernels.add_rows(d_rows, scored, inputs, d_x)
+            kernels.add_rows(d_rows, scored, items.inputs, d_x)
         else:
-            kernels.add_rows(d_input_rows, 0, inputs, d_x)
+            kernels.add_rows(d_input_rows, 0, items.inputs, d_x)
         sums[0] = loss
         self.exchange.add(sums)
 
