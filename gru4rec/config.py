@@ -72,13 +72,21 @@ class Hyperparameters:
         "(Glorot & Bengio, 2010).",
         ge=0,
     )
-    batch_size: int = setting(32, "Lanes a worker: sessions that one worker walks side by side.", ge=1)
+    batch_size: int = setting(
+        32,
+        "Lanes a worker: sessions that one worker walks side by side (session-parallel mini-batches, ICLR 2016).",
+        ge=1,
+    )
     epochs: int = setting(10, "Passes over the training sessions.", ge=1)
     order: Literal["time", "shuffled"] = setting(
         "time", "Order of the training sessions: oldest first, or shuffled anew each epoch."
     )
-    dropout_embed: float = setting(0.0, "Share of the item input that is dropped in training.", ge=0, lt=1)
-    dropout_hidden: float = setting(0.4, "Share of the hidden state that is dropped in training.", ge=0, lt=1)
+    dropout_embed: float = setting(
+        0.0, "Share of the item input that is dropped in training (Srivastava et al., JMLR 2014).", ge=0, lt=1
+    )
+    dropout_hidden: float = setting(
+        0.4, "Share of the hidden state that is dropped in training, where it is passed on and carried.", ge=0, lt=1
+    )
     optimizer: Literal["adagrad", "sgd", "rmsprop", "adadelta", "adam"] = setting(
         "adagrad",
         "Optimizer; in item tables it changes touched rows only, weights and state: Adagrad (Duchi et al., JMLR 2011; "
@@ -90,7 +98,9 @@ class Hyperparameters:
         "constant", "How the learning rate goes, epoch by epoch, to lr-final times its value in the last one."
     )
     lr_final: float = setting(0.1, "Learning rate of the last epoch, as a share of learning-rate.", gt=0)
-    momentum: float = setting(0.2, "Momentum of the optimizer; 0 is none.", ge=0, lt=1)
+    momentum: float = setting(
+        0.2, "Momentum of the optimizer, on the changes it makes (Polyak 1964); 0 is none.", ge=0, lt=1
+    )
     rho: float = setting(0.9, "RMSprop and Adadelta: decay of the running means of squares.", ge=0, lt=1)
     beta1: float = setting(0.9, "Adam: decay of the mean of gradients.", ge=0, lt=1)
     beta2: float = setting(0.999, "Adam: decay of the mean of squared gradients.", ge=0, lt=1)
@@ -109,12 +119,15 @@ class Hyperparameters:
         ge=0,
         lt=1,
     )
-    n_sample: int = setting(2048, "Extra negatives a step, shared by all lanes.", ge=0)
+    n_sample: int = setting(
+        2048, "Extra negatives a step, shared by all lanes (CIKM 2018, section 3.1); 0: in-batch only.", ge=0
+    )
     sample_alpha: float = setting(
         0.5, "Extra negatives are drawn with probability ~ support^alpha: 0 uniform, 1 by popularity.", ge=0
     )
     mask_hits: bool = setting(
-        False, "A lane's target among its own negatives (drawn, or another lane's target) does not count."
+        False,
+        "A lane's target among its own negatives (drawn, or another lane's target), an accidental hit, does not count.",
     )
     mask_seen: bool = setting(False, "Items that the session has clicked already are no negatives of its lane.")
     logq: float = setting(

@@ -48,6 +48,19 @@ def test_a_bad_setting_is_named_in_one_line_and_exits_with_2(arguments, named, c
     assert named in error[0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--embedding-size 8", "--embedding-size: needs --embedding separate"),
+        ("--loss bpr --label-smoothing 0.1", "--label-smoothing: needs a cross-entropy loss"),
+        ("--layers 100 0", "--layers: every layer needs a unit, got (100, 0)"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(arguments, said, capsys):
+    assert cli.run(config.Train, lambda settings: {}, arguments.split()) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
 def test_an_unknown_key_of_the_file_is_named_with_the_file(tmp_path, capsys):
     file = tmp_path / "settings.toml"
     file.write_text("count = 1\ncolour = 3\n")

@@ -17,7 +17,7 @@ from gru4rec.training.trainer import Trainer
 def parameter_hash(model: GRU4Rec) -> str:
     digest = hashlib.sha256()
     for weight in model.tensors().values():
-        digest.update(weight.numpy().tobytes())
+        digest.update(weight.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from gru4rec.model import kernels, negatives
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.training import lanes
-from gru4rec.training.trainer import BLOCK_STEPS, Trainer
+from gru4rec.training.trainer import BLOCK_STEPS, Exploded, Trainer
 
 BASE = Hyperparameters(
     layers=(16,), batch_size=8, n_sample=50, dropout_hidden=0.0, learning_rate=0.1, momentum=0.2, seed=1
@@ -126,6 +126,34 @@ def test_a_loss_that_explodes_stops_with_epoch_and_step():
     model.item_table[3] = torch.nan
     with pytest.raises(GRU4RecError, match="not finite in epoch 1"):
         Trainer(model, support).train_epoch(0, [[sessions]])
+
+
+def test_a_loss_far_above_its_beginning_stops_with_epoch_and_step():
+    sessions, support = simple_log(300, 60)
+    settings = dataclasses.replace(BASE, loss="bpr-max", learning_rate=0.05)
+    trainer = Trainer(initialise(settings, 60), support)
+    blocks = list(lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS))
+    first = BLOCK_STEPS * settings.batch_size
+    trainer._check(trainer.train_block(0, 0, blocks[0]).numpy() * settings.batch_size, first, 0, 0)
+    trainer.model.item_table.mul_(1000)
+    grown = trainer.train_block(0, 1, blocks[1]).numpy() * settings.batch_size
+    with pytest.raises(Exploded, match=r"explodes in epoch 3, step (6[5-9]|[789]\d|1[012]\d):"):
+        trainer._check(grown, first, 2, BLOCK_STEPS)
+
+
+@pytest.mark.parametrize("settings", TOGETHER, ids=[settings.loss for settings in TOGETHER])
+def test_more_threads_change_no_weight(settings, monkeypatch):
+    """Rows and lanes are shared out between threads, and blocks laid out ahead: the same bits."""
+    sessions, support = simple_log(200, 300)
+    settings = dataclasses.replace(settings, n_sample=200, dropout_embed=0.2, dropout_hidden=0.2)
+    monkeypatch.setattr(kernels, "_WORTH", 1)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        trainer = Trainer(initialise(settings, 300), support)
+        trainer.train_epoch(0, [[sessions]])
+        found.append(workers.parameter_hash(trainer.model))
+    assert found[0] == found[1]
 
 
 def test_untouched_rows_keep_weights_and_optimizer_state():
