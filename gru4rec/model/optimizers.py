@@ -22,11 +22,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gru4rec.config import Hyperparameters
-from gru4rec.model import kernels
+from gru4rec.model import kernels, memory
 
 EPSILON = 1e-6  # inside the square roots of Adagrad, as in the reference, RMSprop and Adadelta
 ADAM_EPSILON = 1e-8  # beside Adam's
@@ -61,7 +62,11 @@ class Optimizer:
     def of(cls, settings: Hyperparameters, *columns: Tensor, spare: int = 0) -> "Optimizer":
         """For a copy of the `columns` [V, …] side by side, with `spare` rows of zeros more at the end."""
         rows, width = columns[0].shape[0], sum(part.shape[1] for part in columns)
-        packed = columns[0].new_zeros(rows + spare, 1 + len(state_names(settings)), width)
+        shape = rows + spare, 1 + len(state_names(settings)), width
+        if kernels.fits(columns[0]):
+            packed = torch.from_numpy(memory.zeros(shape, np.float32))
+        else:
+            packed = columns[0].new_zeros(shape)
         for part, place in zip(columns, packed[:rows, 0].split([part.shape[1] for part in columns], 1), strict=True):
             place.copy_(part)
         counts = settings.optimizer == "adam"

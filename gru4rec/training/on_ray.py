@@ -300,7 +300,7 @@ def _reason(error: Exception, kept: str) -> Exception:
 
 def parameters(settings: Train) -> dict[str, Any]:
     """What MLflow records as the run's parameters."""
-    shown = asdict(settings)
+    shown = {**asdict(settings), "warm_start": storage.shown(settings.warm_start)}
     return {
         key: shown[key]
         for key in [field.name for field in fields(Hyperparameters)] + ["workers", "threads", "gpus", "warm_start"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gru4rec.config import Hyperparameters
-from gru4rec.model import kernels
+from gru4rec.model import kernels, memory
 from gru4rec.model.losses import Masked
 from gru4rec.training.lanes import Block
 
@@ -81,13 +81,14 @@ class Layout:
         # Only the sampled cross-entropy weighs columns; elsewhere each counts as one.
         logq = settings.logq if settings.loss == "cross-entropy" else 0.0
         correction = logq * np.log(np.maximum(support, 1).astype(np.float64))
-        self._catalogue = _Catalogue(
+        by_item = (
             correction,
             np.exp(-correction),
             np.exp(-settings.sample_alpha * correction),
             (-settings.sample_alpha * correction).astype(np.float32),
         )
-        self._scratch = np.full(len(support), -1, np.int32)
+        self._catalogue = _Catalogue(*map(memory.placed, by_item))
+        self._scratch = memory.placed(np.full(len(support), -1, np.int32))
         self._seen = _Seen() if settings.mask_seen else None
 
     def reset(self) -> None:

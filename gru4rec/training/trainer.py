@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError
-from gru4rec.model import kernels, losses, negatives
+from gru4rec.model import kernels, losses, memory, negatives
 from gru4rec.model.network import GRU4Rec, backward, forward, zero_states
 from gru4rec.model.optimizers import Optimizer, clip, learning_rate
 from gru4rec.sessions.prepared import Sessions
@@ -80,7 +80,8 @@ class Trainer:
         self.all_lanes = self.lanes * self.exchange.size
         self._own = slice(self.exchange.rank * self.lanes, (self.exchange.rank + 1) * self.lanes)
         self._sampled = 0 if settings.loss == "full-cross-entropy" else settings.n_sample
-        self._alias = negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha)
+        alias = negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha)
+        self._alias = negatives.AliasTable(*map(memory.placed, alias))
         self._layout = touched.Layout(support, settings, model.device.type != "cpu" if padded is None else padded)
         self._states = zero_states(settings, self.lanes, model.device)
         self._limit: float | None = None  # a block's mean loss above which training has exploded
