@@ -11,10 +11,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-SGD, ADAGRAD, RMSPROP, ADADELTA, ADAM = range(5)
-EPSILON = 1e-6  # inside the square roots of Adagrad, as in the reference, RMSprop and Adadelta
-ADAM_EPSILON = 1e-8  # beside Adam's
-TINY = 1e-24  # inside the logarithms of the losses
+from gru4rec.model.constants import ADAM_EPSILON, EPSILON, OPTIMIZERS, TINY
+
+SGD, ADAGRAD, RMSPROP, ADADELTA, ADAM = range(len(OPTIMIZERS))
 
 _ANY_ORDER = {"reassoc", "nsz", "contract"}
 _LINE = 16  # numbers in a cache line of 64 bytes

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gru4rec.config import Hyperparameters
+from gru4rec.model.constants import OPTIMIZERS
 
 try:
     from gru4rec.model import compiled
@@ -24,7 +25,6 @@ except ImportError:  # no numba: plain torch does it all
 
 FUSED = compiled is not None
 
-_KINDS = ("sgd", "adagrad", "rmsprop", "adadelta", "adam")
 _WORTH = 50_000  # numbers for which another thread is worth its call
 _NO_COUNTS, _NOTHING = np.zeros(1, np.int32), np.zeros(0, np.float32)
 
@@ -107,7 +107,7 @@ def update_rows(
 
     Only the first `width` columns change.
     """
-    kind, decays = _KINDS.index(settings.optimizer), (settings.rho, settings.rho)
+    kind, decays = OPTIMIZERS.index(settings.optimizer), (settings.rho, settings.rho)
     if settings.optimizer == "adam":
         decays = settings.beta1, settings.beta2
     counts = _NO_COUNTS if updates is None else updates.numpy()

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from gru4rec.config import Hyperparameters
 from gru4rec.model import activations, kernels
-
-_TINY = 1e-24  # inside the logarithm: no lane loses more than 55.3, and one that would has no gradient
+from gru4rec.model.constants import TINY
 
 
 class Masked(NamedTuple):
@@ -126,8 +125,8 @@ def cross_entropy(
     mass = logits.sub_(top).exp_()
     total = mass.sum(dim=1)
     chance = torch.exp(own - top.squeeze(1)) / total
-    loss = -torch.log(chance + _TINY)
-    weight_of_gradient = weight * (chance / (chance + _TINY))
+    loss = -torch.log(chance + TINY)
+    weight_of_gradient = weight * (chance / (chance + TINY))
     if counted is not None:
         weight_of_gradient = weight_of_gradient * (1.0 - label_smoothing)
         spread, gradient = _spread(mass / total.unsqueeze(1), weight * label_smoothing, counted)
@@ -145,7 +144,7 @@ def _spread(p: Tensor, weight: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]
     `p` [B, M]: P_m, 0 where not `counted`; overwritten. With q_m = P_m / (P_m + 1e-24) the gradient is
     (P_m Σ q − q_m) / K.
     """
-    bounded = p + _TINY
+    bounded = p + TINY
     logs = torch.log(bounded).mul_(counted)
     count = counted.sum(dim=1)
     q = p / bounded
@@ -240,10 +239,10 @@ def bpr_max(
     better = (r.gather(1, at) - r).sigmoid_()
     chance = (s * better).sum(dim=1, keepdim=True)
     square = (s * r).mul_(r).sum(dim=1, keepdim=True)
-    loss = bpreg * square - torch.log(chance + _TINY)
+    loss = bpreg * square - torch.log(chance + TINY)
 
     # s_j · ((σ' − σ + chance) / chance + bpreg · (r_j² + 2 r_j − square)), σ of r_i − r_j
-    inverse = 1.0 / (chance + _TINY)
+    inverse = 1.0 / (chance + TINY)
     away = chance - better
     slope = _slope_of_sigmoid_(better)
     gradient = away.add_(slope).mul_(inverse).add_((r + 2.0).mul_(r).sub_(square), alpha=bpreg).mul_(s)

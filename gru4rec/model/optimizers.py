@@ -28,9 +28,7 @@ from torch import Tensor
 
 from gru4rec.config import Hyperparameters
 from gru4rec.model import kernels, memory
-
-EPSILON = 1e-6  # inside the square roots of Adagrad, as in the reference, RMSprop and Adadelta
-ADAM_EPSILON = 1e-8  # beside Adam's
+from gru4rec.model.constants import ADAM_EPSILON, EPSILON
 
 _MOMENTS = {
     "sgd": (),
