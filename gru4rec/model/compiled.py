@@ -129,8 +129,12 @@ def column_sums(matrix, out):
 @numba.njit(cache=True, nogil=True)
 def pick(uniform, keep, alias, out):
     """Items by the alias method, see `negatives.draw`; `uniform` and `keep` are float64, `alias` and `out` int32."""
-    count = len(keep)
+    count, last = len(keep), len(uniform) - 16
     for i in range(len(uniform)):
+        if i < last:
+            ahead = min(int(uniform[i + 16] * count), count - 1)
+            prefetch(keep, ahead)
+            prefetch(alias, ahead)
         place = uniform[i] * count
         item = min(int(place), count - 1)
         out[i] = item if place - item < keep[item] else alias[item]

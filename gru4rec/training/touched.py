@@ -271,10 +271,15 @@ def _find(
 if kernels.FUSED:
     import numba
 
+    from gru4rec.model.compiled import prefetch
+
+    _AHEAD = 16  # extra negatives that are fetched ahead
+
     @numba.njit(cache=True, nogil=True)
     def _find_fused(inputs, targets, active, negatives, first_input, scratch, catalogue, laid):
         """The same in one pass; `scratch` [V] int32 is −1 before and after."""
         steps, lanes = inputs.shape
+        sampled = negatives.shape[1]
         as_target = np.zeros(laid.multiplicity.shape[1], np.int32)
         for step in range(steps):
             items, multiplicity, log_weight = laid.items[step], laid.multiplicity[step], laid.log_weight[step]
@@ -292,7 +297,10 @@ if kernels.FUSED:
                     as_target[place] += 1
                     laid.places[1, step, lane] = place
             wanted = found  # items from here on are extra negatives alone
-            for sample in range(negatives.shape[1]):
+            for sample in range(sampled):
+                if sample + _AHEAD < sampled:  # in a large catalogue each of these reads is a cache miss
+                    prefetch(scratch, negatives[step, sample + _AHEAD])  # type: ignore[call-arg]
+                    prefetch(catalogue.alone, negatives[step, sample + _AHEAD])
                 item = negatives[step, sample]
                 if scratch[item] < 0:
                     scratch[item] = found
