@@ -18,6 +18,7 @@ SGD, ADAGRAD, RMSPROP, ADADELTA, ADAM = range(len(OPTIMIZERS))
 _ANY_ORDER = {"reassoc", "nsz", "contract"}
 _LINE = 16  # numbers in a cache line of 64 bytes
 _AHEAD = 4  # rows that are fetched ahead
+_DRAWS_AHEAD = 16  # draws whose places in the alias table are fetched ahead
 _TILE = 32  # lanes whose scores are worked on at once, so that they stay in the cache
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 
@@ -129,10 +130,10 @@ def column_sums(matrix, out):
 @numba.njit(cache=True, nogil=True)
 def pick(uniform, keep, alias, out):
     """Items by the alias method, see `negatives.draw`; `uniform` and `keep` are float64, `alias` and `out` int32."""
-    count, last = len(keep), len(uniform) - 16
+    count, last = len(keep), len(uniform) - _DRAWS_AHEAD
     for i in range(len(uniform)):
         if i < last:
-            ahead = min(int(uniform[i + 16] * count), count - 1)
+            ahead = min(int(uniform[i + _DRAWS_AHEAD] * count), count - 1)
             prefetch(keep, ahead)
             prefetch(alias, ahead)
         place = uniform[i] * count

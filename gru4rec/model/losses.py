@@ -86,8 +86,7 @@ def _fits_kernel(settings: Hyperparameters, scores: Tensor, masked: Masked | Non
     """Whether the fused BPR-max does it; its ELU with a parameter of 0 is linear, not ReLU."""
     activation = settings.activation == "linear" or (settings.activation == "elu" and settings.elu_param > 0)
     plain = activation and masked is None and not settings.mask_hits
-    at_hand = kernels.FUSED and scores.device.type == "cpu" and scores.dtype == torch.float32
-    return settings.loss == "bpr-max" and plain and at_hand
+    return settings.loss == "bpr-max" and plain and kernels.fits(scores)
 
 
 def cross_entropy(

@@ -325,3 +325,23 @@ def test_losses_of_very_large_scores_are_finite(name, activation, size):
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
         assert not gradient[case["weight"] == 0].any()
+
+
+@pytest.mark.skipif(not kernels.FUSED, reason="numba is not installed")
+@pytest.mark.parametrize("lanes", [31, 32, 33, 70])
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max"])
+def test_the_fused_losses_equal_the_plain_ones_on_more_lanes_than_a_tile_holds(loss, lanes, monkeypatch):
+    rng = np.random.default_rng(lanes)
+    scores = torch.from_numpy(rng.normal(0, 2, (150, lanes)).astype(np.float32))
+    given = {
+        "positive": torch.from_numpy(rng.integers(0, 150, lanes)),
+        "weight": torch.from_numpy((rng.random(lanes) < 0.8).astype(np.float32) / lanes),
+        "multiplicity": torch.from_numpy(rng.integers(1, 4, 150).astype(np.float32)),
+        "log_weight": torch.from_numpy(rng.normal(0, 1, 150).astype(np.float32)),
+        "offset": torch.from_numpy(rng.random(lanes).astype(np.float32)),
+    }
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(kernels, "FUSED", fused)
+        found.append(losses.loss_and_gradient(Hyperparameters(loss=loss), scores.clone().t(), **given))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
