@@ -9,9 +9,9 @@ A logical shard is one row group of a training file; shards are numbered in the 
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,24 @@ import pyarrow.parquet as pq
 
 from gru4rec import storage
 from gru4rec.errors import InputError
+from gru4rec.sessions.digest import digest
 
 SUMMARY = "prepare.json"
 ITEMS = "items.parquet"
 SPLITS = ("train", "valid", "test")
+
+BATCH = 65_536
+"""Sessions that are read at a time where a file streams through bounded memory."""
+
+_BUFFER = 2**20  # bytes read at a time; without, all of a column of a row group
+_UNREADABLE = (OSError, pa.ArrowException, KeyError)  # KeyError: a column is not there
+
+
+class Source(Protocol):
+    """Sessions that can be read, once or again and again, always in the same order."""
+
+    def batches(self) -> Iterator["Sessions"]:
+        """All sessions in their order, in parts of any size."""
 
 
 class Sessions(NamedTuple):
@@ -44,6 +58,10 @@ class Sessions(NamedTuple):
     def transitions(self) -> int:
         """Pairs of neighbouring clicks: what is trained, and what is predicted."""
         return int(np.maximum(self.lengths - 1, 0).sum())
+
+    def batches(self) -> Iterator["Sessions"]:
+        """These sessions, once: sessions in memory are a source of one batch."""
+        yield self
 
 
 def flatten(column: pa.ChunkedArray | pa.Array) -> Sessions:
@@ -74,13 +92,45 @@ class Shard:
     row_group: int
 
     def read(self) -> Sessions:
-        """Raises InputError that names the file where it is missing or corrupt."""
-        filesystem, inner = storage.locate(self.path)
+        """All its sessions in memory. Raises InputError that names the file where it is missing or corrupt."""
+        return concatenate(list(self.batches()))
+
+    def batches(self, sessions: int = BATCH) -> Iterator[Sessions]:
+        """Its sessions, so many at a time, in bounded memory however large the row group.
+
+        Raises InputError that names file and row group where it is missing or corrupt.
+        """
         try:
-            with filesystem.open_input_file(inner) as file:
-                return flatten(pq.ParquetFile(file).read_row_group(self.row_group, columns=["items"])["items"])
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{self.path}: row group {self.row_group} cannot be read: {error}") from error
+            for batch in _batches(self.path, ["items"], sessions, [self.row_group]):
+                yield flatten(batch["items"])
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{storage.shown(self.path)}: row group {self.row_group} cannot be read: {error}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """A shard whose sessions come in another order; all of them are in memory while they are given.
+
+    `generator` makes the random generator anew each time, so that the order is always the same.
+    """
+
+    shard: Shard
+    generator: Callable[[], np.random.Generator]
+
+    def batches(self) -> Iterator[Sessions]:
+        yield shuffled(self.shard.read(), self.generator())
+
+
+def _batches(
+    path: str, columns: list[str], rows: int = BATCH, row_groups: list[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Columns of a Parquet file, so many rows at a time, in bounded memory. Raises one of _UNREADABLE."""
+    filesystem, inner = storage.locate(path)
+    with filesystem.open_input_file(inner) as file:
+        parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+        yield from parquet.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False)
 
 
 class Prepared:
@@ -114,7 +164,7 @@ class Prepared:
             with filesystem.open_input_file(inner) as file:
                 return pq.ParquetFile(file).read()
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
+            raise InputError(f"{storage.shown(path)}: cannot be read: {error}") from error
 
     @property
     def support(self) -> np.ndarray:
@@ -129,7 +179,9 @@ class Prepared:
         listed = [entry["name"] for entry in self.summary["splits"][split]["files"]]
         missing = sorted(set(listed) - set(storage.list_files(folder)))
         if missing:
-            raise InputError(f"{storage.join(folder, missing[0])}: is missing (it is listed in {SUMMARY})")
+            raise InputError(
+                f"{storage.shown(storage.join(folder, missing[0]))}: is missing (it is listed in {SUMMARY})"
+            )
         return [storage.join(folder, name) for name in listed]
 
     def shards(self, split: str = "train") -> list[Shard]:
@@ -141,9 +193,30 @@ class Prepared:
                 with filesystem.open_input_file(inner) as file:
                     groups = pq.ParquetFile(file).metadata.num_row_groups
             except (OSError, pa.ArrowException) as error:
-                raise InputError(f"{path}: not a readable Parquet file: {error}") from error
+                raise InputError(f"{storage.shown(path)}: not a readable Parquet file: {error}") from error
             found += [Shard(path, group) for group in range(groups)]
         return found
+
+    def verify(self, split: str, part: int = 0, of: int = 1) -> None:
+        """Check files part, part + of, … of the split against the digests of prepare.json, in bounded memory.
+
+        Covers every value of the sessions. Raises InputError that names the first file that is missing, unreadable,
+        or holds other sessions than those that were prepared.
+        """
+        listed = zip(self.files(split), self.summary["splits"][split]["files"], strict=True)
+        remedy = "prepare again, with jobs/prepare.py --out"
+        for path, entry in list(listed)[part::of]:
+            if "digest" not in entry:
+                raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {remedy}")
+            try:
+                whole = entry["digest"] == _digest(path) and _starts_fit(path)
+            except _UNREADABLE as error:
+                raise InputError(f"{storage.shown(path)}: is damaged: {error}: {remedy}") from error
+            if not whole:
+                raise InputError(
+                    f"{storage.shown(path)}: is damaged: its sessions are not those that were prepared "
+                    f"(digest {entry['digest'][:12]}… in {SUMMARY}): {remedy}"
+                )
 
     def read(self, split: str) -> Sessions:
         """All sessions of a split, in time order, in memory."""
@@ -154,6 +227,24 @@ def stream(shards: list[Shard]) -> Iterator[Sessions]:
     """The sessions of the shards, one shard at a time."""
     for shard in shards:
         yield shard.read()
+
+
+def _digest(path: str) -> str:
+    """Digest of a file of sessions. Raises one of _UNREADABLE."""
+    filesystem, inner = storage.locate(path)
+    with filesystem.open_input_file(inner) as file:
+        ids = pq.ParquetFile(file).schema_arrow.field("session_id").type
+    return digest(ids, lambda name: (batch[name] for batch in _batches(path, [name])))
+
+
+def _starts_fit(path: str) -> bool:
+    """Whether each session's start is its first time: the digest covers the times alone."""
+    for batch in _batches(path, ["start", "times"]):
+        start, bounds = batch["start"].cast(pa.int64()), batch["times"].offsets.to_numpy()
+        times = batch["times"].values.cast(pa.int64())
+        if not start.equals(times.take(pa.array(bounds[:-1]))):
+            return False
+    return True
 
 
 def shuffled(sessions: Sessions, generator: np.random.Generator) -> Sessions:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from gru4rec import config, storage
 from gru4rec.sessions import clean, layout, report
 from gru4rec.sessions.clean import TRAIN, Rules
+from gru4rec.sessions.digest import digest
 from gru4rec.sessions.prepared import ITEMS, SPLITS
 from gru4rec.sessions.report import step
 
@@ -40,21 +41,6 @@ def contract(sessions: pa.Table) -> pa.Table:
     )
 
 
-def digest(sessions: pa.Table) -> str:
-    """SHA-256 of the values of the sessions of the contract, in their order, however they are chunked."""
-    found = hashlib.sha256()
-    ids = sessions["session_id"].combine_chunks()
-    if not pa.types.is_integer(ids.type):
-        found.update(pc.binary_length(ids).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-        found.update("".join(ids.to_pylist()).encode())
-    else:
-        found.update(ids.to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-    for column in (pc.list_value_length(sessions["items"]), pc.list_flatten(sessions["items"])):
-        found.update(column.to_numpy().astype("<i8").tobytes())
-    found.update(pc.list_flatten(sessions["times"]).cast(pa.int64()).to_numpy().astype("<i8").tobytes())
-    return found.hexdigest()
-
-
 def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards: int) -> Entry:
     """Write one file of a split.
 
@@ -78,7 +64,7 @@ def write_file(sessions: pa.Table, folder: str, split: int, number: int, shards:
         "clicks": int(lengths.sum()),
         "transitions": int((lengths - 1).sum()),
         "row_groups": len(cuts) - 1,
-        "digest": digest(table),
+        "digest": digest(table["session_id"].type, lambda name: table[name].chunks),
     }
 
 
