@@ -8,12 +8,13 @@ session or transition. (Hidasi et al., ICLR 2016, section 3.1.1.)
 Shapes: T steps of a block, B lanes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from gru4rec.sessions.prepared import Sessions, concatenate
+from gru4rec.sessions.prepared import Sessions, Source, concatenate
+from gru4rec.training.read_ahead import ReadAhead
 
 _NEVER = np.iinfo(np.int64).max
 
@@ -31,117 +32,232 @@ class Block(NamedTuple):
         return int(self.active.sum())
 
 
-class _Pool:
-    """The sessions of a stream that have at least one transition; those that lanes still walk, and those to come."""
+class Position(NamedTuple):
+    """Where a group of lanes stands after a block: enough to lay out the next one.
 
-    def __init__(self, stream: Iterable[Sessions]) -> None:
-        self._stream = iter(stream)
-        self.sessions = concatenate([])
-        self.next = 0  # first session that no lane has taken yet
-
-    def fill(self, wanted: int, cursors: np.ndarray) -> np.ndarray:
-        """Have `wanted` sessions ready where the stream still has them; returns the cursors, moved to the new pool."""
-        fresh: list[Sessions] = []
-        ready = self.sessions.count - self.next
-        while ready < wanted:
-            part = next(self._stream, None)
-            if part is None:
-                break
-            fresh.append(_trainable(part))
-            ready += fresh[-1].count
-        if not fresh:
-            return cursors
-        # Clicks before the earliest one that a lane or an untaken session still needs can go.
-        untaken = self.sessions.offsets[self.next]
-        first = int(min(untaken, cursors.min(initial=untaken)))
-        kept = Sessions(
-            np.concatenate([[first], self.sessions.offsets[self.next :]]) - first, self.sessions.items[first:]
-        )
-        self.sessions = concatenate([kept, *fresh])
-        self.next = 1  # session 0 of the new pool holds the clicks that lanes are walking
-        return cursors - first
-
-
-def _trainable(sessions: Sessions) -> Sessions:
-    """Without the sessions of fewer than two clicks, which have no transition."""
-    lengths = sessions.lengths
-    keep = lengths >= 2
-    if keep.all():
-        return sessions
-    items = sessions.items[np.repeat(keep, lengths)]
-    return Sessions(np.concatenate([[0], np.cumsum(lengths[keep])]), items)
-
-
-def blocks(stream: Iterable[Sessions], lanes: int, steps: int) -> Iterator[Block]:
-    """The schedule of one group of `lanes` over a stream of sessions, `steps` at a time.
-
-    Ends after the block in which the last lane retires. A stream of any length passes through bounded memory: what is
-    held is the part of the stream in hand and the clicks of the sessions that lanes are walking.
+    It is just behind the last session that a lane has taken, wherever the batches of its shard were cut.
     """
-    pool = _Pool(stream)
-    cursor = np.zeros(lanes, np.int64)  # next input click of the lane's session, as a position in the pool
-    left = np.zeros(lanes, np.int64)  # transitions left of the lane's session
-    while True:
-        free = left.copy()  # step at which the lane is free for another session
-        lane_parts: list[np.ndarray] = []
-        step_parts: list[np.ndarray] = []
-        cursor_parts: list[np.ndarray] = []
-        length_parts: list[np.ndarray] = []
-        carried = np.flatnonzero(left)
-        base = cursor.copy()  # moved along when the pool is refilled
-        for step in range(steps):
+
+    shard: int  # place of that session's shard in the group's list
+    sessions: int  # sessions of that shard up to it, counted with those too short to train
+    remaining: tuple[np.ndarray, ...]  # [B] of [clicks] int32: what each lane still has to walk, from its next input on
+    # A lane that is free or retired has no clicks; none has a single one.
+
+
+class _Batch(NamedTuple):
+    sessions: Sessions  # those of at least two clicks
+    places: np.ndarray  # [sessions, 2] int32: place of the shard; sessions of it up to this one
+
+
+def _batches(shards: Sequence[Source], shard: int, skip: int) -> Generator[_Batch, None, None]:
+    """The sessions that have a transition, without the first `skip` sessions of the first shard, number `shard`."""
+    for number in range(shard, len(shards)):
+        seen = 0
+        for batch in shards[number].batches():
+            wanted = (batch.lengths >= 2) & (np.arange(seen, seen + batch.count) >= skip)
+            behind = np.flatnonzero(wanted) + seen + 1
+            places = np.stack([np.full(len(behind), number), behind], axis=1).astype(np.int32)
+            seen += batch.count
+            yield _Batch(_only(batch, wanted), places)
+        if seen < skip:
+            raise ValueError(f"shard {number} has {seen} sessions: a position after {skip} is not in it")
+        skip = 0
+
+
+def _only(sessions: Sessions, wanted: np.ndarray) -> Sessions:
+    """The sessions of which `wanted` [sessions] bool is True."""
+    if wanted.all():
+        return sessions
+    lengths = sessions.lengths
+    items = sessions.items[np.repeat(wanted, lengths)]
+    return Sessions(np.concatenate([[0], np.cumsum(lengths[wanted])]), items)
+
+
+def _clicks(items: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """`items[start:start + length]` of every start and length, one after the other, in an array of its own."""
+    shift = starts - (np.cumsum(lengths) - lengths)
+    return items[np.repeat(shift, lengths) + np.arange(lengths.sum())]
+
+
+class _Pool:
+    """The clicks that lanes walk, and the sessions in hand that no lane has taken yet."""
+
+    def __init__(self, batches: Iterator[_Batch], walked: np.ndarray, place: tuple[int, int]) -> None:
+        self._batches = batches
+        # Session 0 is no session: it holds the clicks that lanes walk, and the place of the last session taken.
+        self.sessions = Sessions(np.array([0, len(walked)]), walked)
+        self._places = np.array([place], np.int32)  # [sessions, 2] as of _Batch
+        self.next = 1  # first session that no lane has taken yet
+        self.last = False  # nothing comes after the sessions in hand
+
+    @property
+    def ready(self) -> int:
+        return self.sessions.count - self.next
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Place of the last session taken."""
+        shard, sessions = self._places[self.next - 1].tolist()
+        return shard, sessions
+
+    def fill(self, wanted: int, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Have `wanted` sessions ready where there still are so many.
+
+        Of the sessions already taken only `lengths` clicks from `starts` on are kept; returns where they start now.
+        """
+        fresh: list[_Batch] = []
+        ready = self.ready
+        while ready < wanted:
+            batch = next(self._batches, None)
+            if batch is None:
+                self.last = True
+                break
+            fresh.append(batch)
+            ready += batch.sessions.count
+        if not fresh:
+            return starts
+        offsets, items = self.sessions
+        walked = _clicks(items, starts, lengths)
+        untaken = Sessions(offsets[self.next :] - offsets[self.next], items[offsets[self.next] :])
+        parts = [Sessions(np.array([0, len(walked)]), walked), untaken, *(batch.sessions for batch in fresh)]
+        self.sessions = concatenate(parts)
+        self._places = np.concatenate([self._places[self.next - 1 :], *(batch.places for batch in fresh)])
+        self.next = 1
+        return np.cumsum(lengths) - lengths
+
+
+class _Walks(NamedTuple):
+    """The sessions that lanes walk in a block, [walks] int64 each but the last."""
+
+    lane: np.ndarray
+    step: np.ndarray  # at which the lane reads the first of the clicks left
+    start: np.ndarray  # where that click is in the pool
+    left: np.ndarray  # transitions from there to the session's end, in this block and later
+    fresh: np.ndarray  # bool: the session begins here
+
+
+class Schedule(Iterator[Block]):
+    """The blocks of one group of `lanes` over its shards, `steps` steps each; they end when the last lane retires.
+
+    What is held at a time does not grow with the shards: the clicks that lanes are walking, the batch in hand, and the
+    two that another thread reads ahead (none does where all shards are sessions in memory). `at`: go on after the
+    block that left this position. Errors of the shards are raised as they are, and end the schedule.
+    """
+
+    def __init__(self, shards: Sequence[Source], lanes: int, steps: int, at: Position | None = None) -> None:
+        at = at or Position(0, 0, (np.zeros(0, np.int32),) * lanes)
+        lengths = np.array([len(clicks) for clicks in at.remaining], np.int64)
+        if len(lengths) != lanes or (lengths == 1).any() or not 0 <= at.shard <= len(shards):
+            raise ValueError(
+                f"a position in shard {at.shard} whose {len(lengths)} lanes have {lengths.tolist()} clicks left "
+                f"fits no {lanes} lanes over {len(shards)} shards"
+            )
+        self._lanes, self._steps = lanes, steps
+        batches = _batches(shards, at.shard, at.sessions)
+        in_memory = all(isinstance(shard, Sessions) for shard in shards)
+        self._batches: Generator[_Batch, None, None] | ReadAhead[_Batch] = batches if in_memory else ReadAhead(batches)
+        self._pool = _Pool(self._batches, np.concatenate(at.remaining), (at.shard, at.sessions))
+        self._start = np.cumsum(lengths) - lengths  # next input click of the lane's session, as a place in the pool
+        self._left = np.maximum(lengths - 1, 0)  # transitions left of the lane's session
+        self._closed = False
+        self._stand()
+
+    @property
+    def position(self) -> Position:
+        """Where the lanes stand after the last block given: a copy, which later blocks leave as it is."""
+        (shard, sessions), clicks, ends, lengths = self._standing
+        remaining = tuple(clicks[end - length : end] for end, length in zip(ends, lengths, strict=True))
+        return Position(shard, sessions, remaining)
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for data so far."""
+        return self._batches.waited if isinstance(self._batches, ReadAhead) else 0.0
+
+    def close(self) -> None:
+        """Stop reading; no block comes any more. The position stays."""
+        self._closed = True
+        self._batches.close()
+
+    def __next__(self) -> Block:
+        if self._closed:
+            raise StopIteration
+        try:
+            walks = self._draw()
+        except BaseException:
+            self.close()  # sessions are lost: there must be no block after the gap
+            raise
+        if not len(walks.lane):
+            self.close()
+            raise StopIteration
+        block = _lay_out(self._pool.sessions.items, walks, self._lanes, self._steps)
+        done = self._steps - walks.step  # steps that the block has for the session
+        beyond = walks.left > done
+        self._left[:] = 0
+        self._left[walks.lane[beyond]] = (walks.left - done)[beyond]
+        self._start[walks.lane[beyond]] = (walks.start + done)[beyond]
+        self._stand()
+        return block
+
+    def _stand(self) -> None:
+        """Keep what the position is made of: that is cheap, and the pool changes while the next block is drawn."""
+        lengths = np.where(self._left, self._left + 1, 0)
+        clicks = _clicks(self._pool.sessions.items, self._start, lengths)
+        self._standing = self._pool.place, clicks, np.cumsum(lengths).tolist(), lengths.tolist()
+
+    def _draw(self) -> _Walks:
+        """What the lanes walk in the next block: the sessions they are in, and those they take."""
+        pool = self._pool
+        carried = np.flatnonzero(self._left)
+        lane, start, left = [carried], [self._start[carried]], [self._left[carried]]
+        begin = [np.zeros(len(carried), np.int64)]
+        free = self._left.copy()  # step at which the lane is free for another session
+        for step in range(self._steps):
             idle = np.flatnonzero(free == step)
             if not len(idle):
                 continue
-            if pool.sessions.count - pool.next < len(idle):
-                # A refill moves the pool: the cursors of all sessions that lanes walk move with it.
-                walked = [base[carried], *cursor_parts]
-                ends = np.cumsum([len(part) for part in walked])
-                moved = np.split(pool.fill(len(idle), np.concatenate(walked)), ends)
-                base[carried], cursor_parts = moved[0], moved[1:-1]
-            taken = min(len(idle), pool.sessions.count - pool.next)
+            if pool.ready < len(idle) and not pool.last:
+                start = [pool.fill(len(idle), np.concatenate(start), np.concatenate(left) + 1)]
+            taken = min(len(idle), pool.ready)
             free[idle[taken:]] = _NEVER
             idle = idle[:taken]
-            starts = pool.sessions.offsets[pool.next : pool.next + taken]
-            ends = pool.sessions.offsets[pool.next + 1 : pool.next + 1 + taken]
+            bounds = pool.sessions.offsets[pool.next : pool.next + taken + 1]
             pool.next += taken
-            free[idle] = step + (ends - starts - 1)
-            lane_parts.append(idle)
-            step_parts.append(np.full(taken, step))
-            cursor_parts.append(starts)
-            length_parts.append(ends - starts - 1)
-        lane = np.concatenate([carried, *lane_parts]).astype(np.int64)
-        start = np.concatenate([np.zeros(len(carried), np.int64), *step_parts]).astype(np.int64)
-        position = np.concatenate([base[carried], *cursor_parts]).astype(np.int64)
-        length = np.concatenate([left[carried], *length_parts]).astype(np.int64)
-        if not len(lane):
-            return
-        yield _lay_out(pool.sessions.items, lane, start, position, length, len(carried), lanes, steps)
-        left[:] = 0
-        beyond = start + length > steps
-        left[lane[beyond]] = (start + length - steps)[beyond]
-        cursor[lane[beyond]] = (position + steps - start)[beyond]
+            transitions = bounds[1:] - bounds[:-1] - 1  # np.diff takes 2 µs more, every step
+            free[idle] = step + transitions
+            lane.append(idle)
+            begin.append(np.full(taken, step, np.int64))
+            start.append(bounds[:-1])
+            left.append(transitions)
+        lanes = np.concatenate(lane)
+        fresh = np.arange(len(lanes)) >= len(carried)
+        return _Walks(lanes, np.concatenate(begin), np.concatenate(start), np.concatenate(left), fresh)
 
 
-def _lay_out(
-    items: np.ndarray,
-    lane: np.ndarray,
-    start: np.ndarray,
-    position: np.ndarray,
-    length: np.ndarray,
-    carried: int,
-    lanes: int,
-    steps: int,
-) -> Block:
-    """Write the sessions' transitions into a block; the first `carried` sessions began in an earlier one."""
+class _Once(NamedTuple):
+    """A stream that can be read a single time."""
+
+    stream: Iterable[Sessions]
+
+    def batches(self) -> Iterator[Sessions]:
+        return iter(self.stream)
+
+
+def blocks(stream: Iterable[Sessions], lanes: int, steps: int) -> Iterator[Block]:
+    """The schedule of one group of `lanes` over a stream of sessions, which is read a single time."""
+    return Schedule(stream if isinstance(stream, list) else [_Once(stream)], lanes, steps)
+
+
+def _lay_out(items: np.ndarray, walks: _Walks, lanes: int, steps: int) -> Block:
+    """Write the transitions of the sessions walked into a block."""
     inputs, targets = np.zeros((2, steps, lanes), np.int32)
     resets, active = np.zeros((2, steps, lanes), bool)
-    resets[start[carried:], lane[carried:]] = True
-    inside = np.minimum(length, steps - start)
+    resets[walks.step[walks.fresh], walks.lane[walks.fresh]] = True
+    inside = np.minimum(walks.left, steps - walks.step)
     ends = np.cumsum(inside)
     offset = np.arange(ends[-1]) - np.repeat(ends - inside, inside)
-    cell = (np.repeat(start, inside) + offset) * lanes + np.repeat(lane, inside)
-    click = np.repeat(position, inside) + offset
+    cell = (np.repeat(walks.step, inside) + offset) * lanes + np.repeat(walks.lane, inside)
+    click = np.repeat(walks.start, inside) + offset
     inputs.reshape(-1)[cell] = items[click]
     targets.reshape(-1)[cell] = items[click + 1]
     active.reshape(-1)[cell] = True
@@ -156,7 +272,11 @@ def idle_block(lanes: int, steps: int) -> Block:
 
 
 def side_by_side(groups: Sequence[Iterator[Block]], lanes: int, steps: int) -> Iterator[Block]:
-    """The blocks of several groups as one, [T, groups · B]; a group that is done keeps step with retired lanes."""
+    """The blocks of several groups as one, [T, groups · B]; a group that is done keeps step with retired lanes.
+
+    No group is drawn ahead of the others: between two blocks, the positions of all are
+    `tuple(group.position for group in groups)`.
+    """
     while True:
         parts = [next(group, None) for group in groups]
         if all(part is None for part in parts):
