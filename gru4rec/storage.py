@@ -1,8 +1,11 @@
 """Paths that `pyarrow.fs` opens: local, `s3://`, `gs://`; and writing files that are whole or absent."""
 
+import contextlib
+import errno
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -121,6 +124,26 @@ def list_folders(folder: str) -> list[str]:
     return sorted(f.base_name for f in found if f.type == fs.FileType.Directory)
 
 
+def sizes(folder: str, names: Sequence[str]) -> list[int | None]:
+    """Bytes of each file `folder/name`; None where there is no such file."""
+    filesystem, inner = locate(folder)
+    found = filesystem.get_file_info([f"{inner}/{name}" for name in names])
+    return [info.size if info.type == fs.FileType.File else None for info in found]
+
+
+def sync_folder(folder: str) -> None:
+    """Have the names in a local folder on the disk when this returns: a rename survives a power cut."""
+    descriptor = os.open(locate(folder)[1], os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this to folders; they write names through.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def make_folder(folder: str) -> None:
     filesystem, inner = locate(folder)
     filesystem.create_dir(inner, recursive=True)
@@ -147,9 +170,10 @@ def write_bytes(path: str, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(staged, inner)
-        finally:
-            if os.path.exists(staged):
+        except BaseException:
+            with contextlib.suppress(OSError):  # what went wrong first is what is raised
                 os.unlink(staged)
+            raise
         return
     with filesystem.open_output_stream(inner) as stream:
         stream.write(content)
@@ -165,8 +189,8 @@ def write_parquet(path: str, table: pa.Table) -> None:
 def read_bytes(path: str) -> bytes:
     """The content of a file; FileNotFoundError where there is none."""
     filesystem, inner = locate(path)
-    with filesystem.open_input_stream(inner) as stream:
-        return stream.read()
+    with filesystem.open_input_file(inner) as file:  # knows its size: read at once, not gathered from pieces
+        return file.read()
 
 
 def write_json(path: str, value: Any) -> None:

@@ -11,7 +11,7 @@ Reading it executes no code from it. Equal models give equal bytes.
 import dataclasses
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,32 @@ def save(
     reason = _not_ours(folder)
     if reason:
         raise InputError(f"{shown(folder)}: {reason}; name a new folder for the model")
+    files = contents(model, items, extra, optimizer)
+    target = storage.absolute(folder)
+    local = storage.is_local(target)
+    written = f"{target}.{uuid.uuid4().hex}.tmp" if local else target
+    try:
+        storage.make_folder(written)
+        for name, content in files.items():
+            storage.write_bytes(storage.join(written, name), content())
+        if local:
+            storage.publish(written, target, CONFIG)
+    finally:
+        if local:
+            storage.remove_folder(written)
+
+
+def contents(
+    model: GRU4Rec,
+    items: pa.Table,
+    extra: Mapping[str, Any] | None = None,
+    optimizer: Mapping[str, Tensor] | None = None,
+) -> dict[str, Callable[[], bytes]]:
+    """The files of the model folder by name, config.json last; each is made when it is called.
+
+    So a writer needs no more memory than the largest takes. The tensors are read then: call before they change.
+    Arguments as in `save`; raises ValueError where `items` are not as many as the model has.
+    """
     if len(items) != model.item_count:
         raise ValueError(f"{len(items)} items for a model of {model.item_count}")
     config = {
@@ -71,24 +97,11 @@ def save(
         "items": model.item_count,
         "hyperparameters": dataclasses.asdict(model.hyperparameters),
     }
-    contents = {
-        WEIGHTS: _tensors(model.tensors()),
-        **({OPTIMIZER: _tensors(optimizer)} if optimizer else {}),
-        ITEMS: _parquet(items.select(COLUMNS)),
-        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-    }
-    target = storage.absolute(folder)
-    local = storage.is_local(target)
-    written = f"{target}.{uuid.uuid4().hex}.tmp" if local else target
-    try:
-        storage.make_folder(written)
-        for name, content in contents.items():
-            storage.write_bytes(storage.join(written, name), content)
-        if local:
-            storage.publish(written, target, CONFIG)
-    finally:
-        if local:
-            storage.remove_folder(written)
+    text = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+    files: dict[str, Callable[[], bytes]] = {WEIGHTS: lambda: _tensors(model.tensors())}
+    if optimizer:
+        files[OPTIMIZER] = lambda: _tensors(optimizer)
+    return {**files, ITEMS: lambda: _parquet(items.select(COLUMNS)), CONFIG: lambda: text}
 
 
 def _not_ours(folder: str) -> str:

@@ -71,6 +71,19 @@ def test_equal_models_give_equal_bytes(tmp_path):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+def test_contents_are_what_is_saved_made_when_they_are_called(tmp_path, monkeypatch):
+    state = {"item_table": MODEL.item_table * 2}
+    monkeypatch.setattr(folder.safetensors.torch, "save", lambda _: pytest.fail("made too early"))
+    contents = folder.contents(MODEL, ITEMS, {"fingerprint": "abc"}, state)
+    monkeypatch.undo()
+    folder.save(MODEL, ITEMS, str(tmp_path / "m"), {"fingerprint": "abc"}, state)
+    assert list(contents)[-1] == folder.CONFIG
+    assert {name: make() for name, make in contents.items()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()
+    }
+    assert folder.OPTIMIZER not in folder.contents(MODEL, ITEMS)
+
+
 def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(tmp_path):
     save(tmp_path / "m", fingerprint="old")
     save(tmp_path / "m", fingerprint="new")
