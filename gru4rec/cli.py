@@ -106,7 +106,7 @@ def check(kind: type[S], values: Mapping[str, Any], source: Mapping[str, str] | 
 
 
 def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
-    """Settings of `kind` from its defaults, then its preset, then `--config FILE.toml`, then flags.
+    """Settings of `kind` from its defaults, then its preset (or the run to resume), `--config FILE.toml`, flags.
 
     Raises InputError for an unknown key or flag and for an impossible value, naming it.
     """
@@ -121,7 +121,17 @@ def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
     for key, value in flags.items():
         values[key] = value
         source[key] = _flag(key)
-    return check(kind, PRESETS.get(str(values.get("preset")), {}) | values, source)
+    return check(kind, _base(kind, values) | values, source)
+
+
+def _base(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings start from: a preset, or the run that is gone on with."""
+    if not values.get("resume"):
+        return PRESETS.get(str(values.get("preset")), {})
+    from gru4rec.training import run_folder
+
+    place = next(field.default for field in dataclasses.fields(kind) if field.name == "storage")
+    return run_folder.settings_of(str(values.get("storage", place)), str(values["resume"]))
 
 
 def _masked(text: str) -> str:

@@ -11,12 +11,3 @@ def simple_log(sessions: int, items: int, seed: int = 0, longest: int = 9) -> tu
     lengths = rng.integers(2, longest + 1, sessions)
     clicks = (rng.zipf(1.3, lengths.sum()) % items).astype(np.int32)
     return Sessions(np.concatenate([[0], np.cumsum(lengths)]), clicks), np.bincount(clicks, minlength=items)
-
-
-def halves(sessions: Sessions) -> list[Sessions]:
-    """Every other session in one stream, the rest in another."""
-    owner = np.repeat(np.arange(sessions.count) % 2, sessions.lengths)
-    return [
-        Sessions(np.concatenate([[0], np.cumsum(sessions.lengths[part::2])]), sessions.items[owner == part])
-        for part in range(2)
-    ]

@@ -1,56 +1,82 @@
 """What several training processes run together in a test, without Ray."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from gru4rec.config import Hyperparameters
 from gru4rec.model.network import GRU4Rec, initialise
 from gru4rec.sessions.prepared import Sessions
-from gru4rec.training.exchange import Alone, Collective
+from gru4rec.training.exchange import Alone, Collective, Exchange
 from gru4rec.training.trainer import Trainer
 
 
-def parameter_hash(model: GRU4Rec) -> str:
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for weight in model.tensors().values():
-        digest.update(weight.contiguous().numpy().tobytes())
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
+def parameter_hash(model: GRU4Rec) -> str:
+    return tensors_hash(model.tensors())
+
+
+class Trained(NamedTuple):
+    losses: list[float]  # of each step
+    weights: dict[str, np.ndarray]
+    hash: str  # of weights and optimizer's state
+    digest: int
+
+
 def train_steps(
-    settings: Hyperparameters, support: np.ndarray, streams: list[Sessions], exchange, blocks: int
-) -> tuple[list[float], GRU4Rec]:
-    """Loss of each step of the first `blocks` blocks."""
+    settings: Hyperparameters,
+    support: np.ndarray,
+    streams: list[Sessions],
+    exchange: Exchange,
+    blocks: int = 1000,
+    sync_every: int = 1,
+) -> Trained:
+    """The first `blocks` blocks of an epoch."""
     model = initialise(settings, len(support))
-    trainer = Trainer(model, support, exchange, groups=len(streams))
+    trainer = Trainer(model, support, exchange, groups=len(streams), sync_every=sync_every)
     losses: list[float] = []
-    for number, block in enumerate(trainer._blocks([[stream] for stream in streams])):
+    for number, ahead in enumerate(trainer._blocks([[stream] for stream in streams], None)):
         if number == blocks:
             break
-        losses += trainer.train_block(0, number, block).tolist()
-    return losses, model
+        losses += trainer.train_block(0, number, ahead.block).tolist()
+    weights = {name: tensor.numpy().copy() for name, tensor in model.tensors().items()}
+    return Trained(losses, weights, tensors_hash(model.tensors() | trainer.optimizer_tensors()), trainer.digest())
 
 
-def alone(settings, support, streams, blocks):
+def alone(settings, support, streams, blocks=1000) -> Trained:
     return train_steps(settings, support, streams, Alone(), blocks)
 
 
-def _member(rank: int, size: int, meeting: str, results, settings, support, streams, blocks) -> None:
+def _member(rank: int, size: int, meeting: str, results, runs) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-    losses, model = train_steps(settings, support, [streams[rank]], Collective(), blocks)
-    results[rank] = (losses, parameter_hash(model))
+    found = []
+    for settings, support, streams, *rest in runs:
+        found.append(train_steps(settings, support, [streams[rank]], Collective(), *rest))
+    results[rank] = found
     dist.destroy_process_group()
 
 
-def together(tmp_path, settings, support, streams, blocks) -> list[tuple[list[float], str]]:
-    """(losses, parameter hash) of each of as many workers as there are streams."""
+def together(tmp_path, runs: Sequence[tuple]) -> list[list[Trained]]:
+    """What each worker has after each of the `runs`, (settings, support, streams, …) of `train_steps`; [run][worker].
+
+    There are as many workers as each run has streams.
+    """
+    size = len(runs[0][2])
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
-        arguments = (len(streams), str(tmp_path / "meeting"), results, settings, support, streams, blocks)
-        mp.spawn(_member, arguments, nprocs=len(streams))
-        return [results[rank] for rank in range(len(streams))]
+        mp.spawn(_member, (size, str(tmp_path / "meeting"), results, runs), nprocs=size)
+        of_workers = [results[rank] for rank in range(size)]
+    return [list(of_run) for of_run in zip(*of_workers, strict=True)]

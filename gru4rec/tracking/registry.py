@@ -35,11 +35,16 @@ def register(
 
     `runs.connect` first. Logged is a pyfunc model from code (see pyfunc_model.py) with the folder as its
     artifact and this package's source beside it; nothing is pickled. With an empty `model_name` the model
-    is logged, not registered, and the result is empty.
+    is logged, not registered, and the result is empty. A run that has registered a version of this name already
+    gets no second one.
     """
     import mlflow
 
     client = mlflow.MlflowClient()
+    if model_name:
+        known = client.search_model_versions(f"name = '{_checked_name(model_name)}' and run_id = '{run_id}'")
+        if known:
+            return str(max(int(version.version) for version in known))
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     loaded = model_folder.load(folder)
     with tempfile.TemporaryDirectory() as place:

@@ -124,6 +124,25 @@ def log_epoch(run_id: str, epoch: int, **metrics: float) -> None:
     log_metrics(run_id, metrics, step=epoch)
 
 
+def reopen(run_id: str) -> None:
+    """Go on with a run that ended, or whose process did. Raises GRU4RecError where the store does not have it."""
+    import mlflow
+
+    try:
+        mlflow.MlflowClient().update_run(run_id, status="RUNNING")
+    except mlflow.exceptions.MlflowException as error:
+        raise GRU4RecError(
+            f"MLflow run {run_id} cannot be gone on with: {error}; name its store with --tracking-uri"
+        ) from error
+
+
+def logged_steps(run_id: str, metric: str) -> set[int]:
+    """The steps at which a run has a point of `metric`."""
+    import mlflow
+
+    return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
+
+
 def finish(run_id: str, status: str = "FINISHED") -> None:
     """End a run: FINISHED, FAILED or KILLED."""
     import mlflow

@@ -16,7 +16,7 @@ from gru4rec.training.lanes import Block
 
 
 class Exchange(Protocol):
-    """How one worker of `size` reaches the others; `rank` is its place among them."""
+    """How one worker of `size` reaches the others, who all make the same calls; `rank` is its place among them."""
 
     rank: int
     size: int
@@ -27,6 +27,14 @@ class Exchange(Protocol):
 
     def add(self, values: Tensor) -> None:
         """Replace `values` by their sum over all workers, the same bits on each."""
+        ...
+
+    def share(self, numbers: np.ndarray) -> np.ndarray:
+        """The int64 `numbers` [n] of every worker, [size, n]."""
+        ...
+
+    def collect(self, content: bytes) -> list[bytes]:
+        """The bytes of every worker, in the order of the ranks; their lengths may differ."""
         ...
 
 
@@ -42,6 +50,12 @@ class Alone:
     def add(self, values: Tensor) -> None:
         return
 
+    def share(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers[None]
+
+    def collect(self, content: bytes) -> list[bytes]:
+        return [content]
+
 
 class Collective:
     """Workers of a torch.distributed process group (gloo on CPUs, NCCL on GPUs)."""
@@ -54,11 +68,26 @@ class Collective:
 
     def gather(self, block: Block) -> Block:
         flags = block.resets + 2 * block.active.astype(np.int32)
-        mine = torch.from_numpy(np.stack([block.inputs, block.targets, flags]).astype(np.int32)).to(self._device)
-        everyone = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(everyone, mine, group=self._group)
-        inputs, targets, flags = torch.cat(everyone, dim=2).cpu().numpy()
+        mine = torch.from_numpy(np.stack([block.inputs, block.targets, flags]).astype(np.int32))
+        inputs, targets, flags = torch.cat(self._everyone(mine), dim=2).numpy()
         return Block(inputs, targets, (flags & 1).astype(bool), (flags & 2).astype(bool))
 
     def add(self, values: Tensor) -> None:
         dist.all_reduce(values, group=self._group)
+
+    def share(self, numbers: np.ndarray) -> np.ndarray:
+        return torch.stack(self._everyone(torch.from_numpy(numbers))).numpy()
+
+    def collect(self, content: bytes) -> list[bytes]:
+        lengths = self.share(np.array([len(content)]))[:, 0]
+        padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
+        padded[: len(content)] = np.frombuffer(content, np.uint8)
+        found = self._everyone(torch.from_numpy(padded))
+        return [part.numpy()[:length].tobytes() for part, length in zip(found, lengths, strict=True)]
+
+    def _everyone(self, mine: Tensor) -> list[Tensor]:
+        """The tensor of each worker, all of one shape, on the CPU."""
+        mine = mine.to(self._device)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(found, mine, group=self._group)
+        return [part.cpu() for part in found]

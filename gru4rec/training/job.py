@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gru4rec import cli, config, on_ray, storage
 from gru4rec.config import Train
@@ -14,16 +13,29 @@ from gru4rec.evaluation.report import comparison
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking import registry, runs
-from gru4rec.training.on_ray import News, Trained, fit, parameters
+from gru4rec.training import run_folder
+from gru4rec.training.loop import MODEL
+from gru4rec.training.on_ray import fit, parameters
+from gru4rec.training.progress import Finished
+from gru4rec.training.run_folder import Run
 from gru4rec.training.warm_start import Overlap, check_architecture
+from gru4rec.training.watcher import Watcher
 
 
 def train(settings: Train) -> dict[str, Any]:
-    """Run the job; the result has the keys of the job contract."""
+    """Run the job, or what is left of it; the result has the keys of the job contract."""
     console = Console(stderr=True, highlight=False)
-    # What is wrong with the data or the model is said before Ray starts.
-    given = _opened(settings.data, settings) if settings.data else None
-    old = _old_model(settings)
+    # What is wrong with the settings, the data or the model is said before Ray starts.
+    begun = run_folder.find(settings)
+    finished = begun.result() if begun else None
+    if begun and finished is not None:
+        console.print(f"run {begun.name} is finished: nothing to do")
+        return finished
+    data = begun.data if begun else settings.data
+    given = _opened(data, settings) if data else None
+    if begun and given and given.fingerprint != begun.data_fingerprint:
+        raise InputError(f"{storage.shown(data)}: is not the data that run {begun.name} was begun with")
+    old = "" if begun else _old_model(settings)
     with on_ray.connected(settings.verbose):
         prepared = given or _opened(_simulated(settings, console), settings)
         if old:
@@ -33,45 +45,66 @@ def train(settings: Train) -> dict[str, Any]:
             f"train: {splits['train']['sessions']:,} sessions, {splits['train']['clicks']:,} clicks, "
             f"{len(prepared.items):,} items; {settings.workers} worker(s) of {settings.batch_size} lanes"
         )
-        experiment = runs.connect(settings.tracking_uri, settings.experiment)
-        run_id = runs.start_run(experiment, parameters(settings), prepared.folder, prepared.fingerprint, kind="train")
+        run = _begun(begun, settings, prepared, old)
+        console.print(f"run {run.name}" + (": going on" if begun else f"; if it is interrupted: --resume {run.name}"))
         status = "FAILED"
         try:
-            place = storage.join(storage.absolute(settings.storage), "runs")
-            transitions = splits["train"]["transitions"]
-            start = _started(settings, old, storage.join(place, run_id))
-            with Watcher(console, settings.epochs, transitions, run_id) as watcher:
-                trained = fit(settings, prepared.folder, place, run_id, watcher, start)
-            metrics = {**trained.metrics, "events_per_second": _speed(trained)}
-            runs.log_metrics(run_id, metrics, step=settings.epochs)
-            version = registry.register(
-                run_id, trained.model_folder, settings.model_name, trained.metrics, prepared.fingerprint
-            )
+            with Watcher(console, settings.epochs, splits["train"]["transitions"], run.run_id) as watcher:
+                trained = fit(settings, prepared.folder, run.folder, watcher, run.start if settings.warm_start else "")
+            model = storage.join(run.folder, MODEL)
+            if not runs.logged_steps(run.run_id, "recall_at_20"):
+                metrics = {**trained.metrics, "events_per_second": _speed(trained)}
+                runs.log_metrics(run.run_id, metrics, step=settings.epochs)
+            version = registry.register(run.run_id, model, settings.model_name, trained.metrics, prepared.fingerprint)
             if settings.model_out:
-                kept, optimizer = (
-                    model_folder.load(trained.model_folder),
-                    model_folder.load_optimizer(trained.model_folder),
-                )
+                kept, optimizer = model_folder.load(model), model_folder.load_optimizer(model)
                 out = storage.absolute(settings.model_out)
                 model_folder.save(kept.model, kept.items, out, kept.config, optimizer)
             status = "FINISHED"
         finally:
-            runs.finish(run_id, status)
+            runs.finish(run.run_id, status)
         others = _baselines(prepared, settings)
     _show(console, trained, others, settings, version)
-    return {
-        "run_id": run_id,
+    result = {
+        "run_id": run.run_id,
+        "run": run.name,
         "model_version": version,
-        "loss": [epoch.loss for epoch in trained.epochs],
-        "events": sum(epoch.events for epoch in trained.epochs),
+        "loss": [done.epoch.loss for done in trained.epochs],
+        "events": sum(done.epoch.events for done in trained.epochs),
         "events_per_second": _speed(trained),
         "best_epoch": trained.best_epoch,
+        "workers": trained.workers,
+        "exchange_bytes": trained.exchange_bytes,
         **trained.metrics,
         "predictions": trained.predictions,
         "baselines": others,
-        "model": settings.model_out or trained.model_folder,
-        "data": prepared.folder,
+        "model": settings.model_out or storage.shown(model),
+        "data": storage.shown(prepared.folder),
     }
+    run.finish(result)
+    return result
+
+
+def _begun(begun: Run | None, settings: Train, prepared: Prepared, old: str) -> Run:
+    """The run to go on with, open in MLflow; a new one where none was begun."""
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
+    if begun:
+        runs.reopen(begun.run_id)
+        return begun
+    run_id = runs.start_run(
+        experiment,
+        parameters(settings),
+        prepared.folder,
+        prepared.fingerprint,
+        kind="train",
+        name=settings.run_name or None,
+    )
+    # The model to go on from is copied to where the workers of all nodes can read it.
+    if old:
+        kept, place = model_folder.load(old), run_folder.runs_in(settings.storage)
+        start = storage.join(place, settings.run_name or run_id, run_folder.START)
+        model_folder.save(kept.model, kept.items, start, kept.config, model_folder.load_optimizer(old))
+    return run_folder.begin(settings, run_id, prepared.folder, prepared.fingerprint)
 
 
 def _simulated(settings: Train, console: Console) -> str:
@@ -109,16 +142,6 @@ def _say_overlap(old: str, prepared: Prepared, settings: Train, console: Console
     )
 
 
-def _started(settings: Train, old: str, run: str) -> str:
-    """The model to go on from, copied to where the workers of all nodes can read it."""
-    if not old:
-        return ""
-    copy = storage.join(run, "start")
-    kept = model_folder.load(old)
-    model_folder.save(kept.model, kept.items, copy, kept.config, model_folder.load_optimizer(old))
-    return copy
-
-
 def _opened(data: str, settings: Train) -> Prepared:
     """The prepared folder. Raises InputError where a file of it is missing or damaged, or there is nothing to train."""
     prepared = Prepared(data)
@@ -131,10 +154,10 @@ def _opened(data: str, settings: Train) -> Prepared:
     return prepared
 
 
-def _speed(trained: Trained) -> float:
+def _speed(trained: Finished) -> float:
     """Transitions trained a second, over all epochs."""
-    seconds = sum(epoch.seconds for epoch in trained.epochs)
-    return sum(epoch.events for epoch in trained.epochs) / max(seconds, 1e-9)
+    seconds = sum(done.epoch.seconds for done in trained.epochs)
+    return sum(done.epoch.events for done in trained.epochs) / max(seconds, 1e-9)
 
 
 def _baselines(prepared: Prepared, settings: Train) -> dict[str, dict[str, float]]:
@@ -148,50 +171,8 @@ def _baselines(prepared: Prepared, settings: Train) -> dict[str, dict[str, float
     }
 
 
-class Watcher:
-    """Shows the workers' progress (a bar on a terminal, else a line an epoch) and records each epoch in MLflow."""
-
-    def __init__(self, console: Console, epochs: int, transitions: int, run_id: str) -> None:
-        self._console, self._epochs, self._transitions, self._run_id = console, epochs, transitions, run_id
-        self._logged = 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("starting", total=epochs * transitions)
-
-    def __enter__(self) -> "Watcher":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, news: News) -> None:
-        training = news.stage == "training"
-        described = f"epoch {news.epoch + 1}/{self._epochs} loss {news.loss:.4f}" if training else news.stage
-        done = news.epoch * self._transitions + news.events
-        self._bar.update(self._task, completed=done, description=described)
-        for number in range(self._logged, len(news.epochs)):
-            epoch = news.epochs[number]
-            speed = epoch.events / epoch.seconds
-            validated = news.validated[number]
-            runs.log_epoch(self._run_id, number + 1, loss=epoch.loss, events_per_second=speed, **validated)
-            shown = "".join(f"  {key} {value:.4f}" for key, value in validated.items() if not key.startswith("valid_n"))
-            self._console.print(
-                f"epoch {number + 1}/{self._epochs}  loss {epoch.loss:.4f}  {speed:,.0f} events/s  "
-                f"{epoch.steps / epoch.seconds:,.0f} mini-batches/s  {epoch.seconds:.1f} s{shown}"
-            )
-        self._logged = max(self._logged, len(news.epochs))
-
-
 def _show(
-    console: Console, trained: Trained, others: dict[str, dict[str, float]], settings: Train, version: str
+    console: Console, trained: Finished, others: dict[str, dict[str, float]], settings: Train, version: str
 ) -> None:
     if not trained.predictions:
         console.print("the test split has nothing to predict: no metrics")

@@ -89,12 +89,17 @@ class Layout:
         )
         self._catalogue = _Catalogue(*map(memory.placed, by_item))
         self._scratch = memory.placed(np.full(len(support), -1, np.int32))
-        self._seen = _Seen() if settings.mask_seen else None
+        self._seen = _Seen([]) if settings.mask_seen else None
 
-    def reset(self) -> None:
-        """Forget what the lanes have clicked: a new epoch begins."""
+    def reset(self, clicked: list[np.ndarray]) -> None:
+        """An epoch begins, or goes on where `clicked` is what each lane's session has clicked."""
         if self._seen:
-            self._seen = _Seen()
+            self._seen = _Seen(clicked)
+
+    @property
+    def clicked(self) -> list[np.ndarray]:
+        """What each lane's session has clicked up to the last block laid out; empty where nobody asks."""
+        return self._seen.before if self._seen else []
 
     def __call__(
         self, block: Block, negatives: np.ndarray, device: torch.device | str, own: slice = slice(None)
@@ -195,8 +200,8 @@ class Layout:
 class _Seen:
     """What each lane's session has clicked so far, over blocks."""
 
-    def __init__(self) -> None:
-        self._before: list[np.ndarray] = []  # clicks of each lane's session in earlier blocks
+    def __init__(self, before: list[np.ndarray]) -> None:
+        self.before = before  # clicks of each lane's session in earlier blocks; a new list with each block
 
     def __call__(self, block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
         """(lanes [P], items [P]) of each step: every item that an active lane's session has clicked, inputs included.
@@ -205,8 +210,8 @@ class _Seen:
         """
         steps, lanes = block.inputs.shape
         pairs: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(steps)]
-        before = self._before or [np.zeros(0, np.int32)] * lanes
-        self._before = []
+        before = self.before or [np.zeros(0, np.int32)] * lanes
+        self.before = []
         for lane in range(lanes):
             clicked = before[lane]
             for step in np.flatnonzero(block.active[:, lane]):
@@ -214,7 +219,7 @@ class _Seen:
                     clicked = clicked[:0]
                 clicked = np.union1d(clicked, block.inputs[step, lane : lane + 1])
                 pairs[step].append((np.full(len(clicked), lane), clicked))
-            self._before.append(clicked)
+            self.before.append(clicked)
         nothing = (np.zeros(0, np.int64), np.zeros(0, np.int32))
         return [
             (np.concatenate([lane for lane, _ in step]), np.concatenate([items for _, items in step]))

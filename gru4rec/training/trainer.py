@@ -8,9 +8,8 @@ input row, M touched items of a step, K of them scored, I distinct inputs.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +17,15 @@ import torch
 from torch import Tensor
 
 from gru4rec.config import Hyperparameters
-from gru4rec.errors import GRU4RecError
 from gru4rec.model import kernels, losses, memory, negatives
 from gru4rec.model.network import GRU4Rec, backward, forward, zero_states
 from gru4rec.model.optimizers import Optimizer, clip, learning_rate
-from gru4rec.sessions.prepared import Sessions
-from gru4rec.training import lanes, touched
+from gru4rec.sessions.prepared import Source
+from gru4rec.training import digest, lanes, touched
+from gru4rec.training.averaging import Averager
 from gru4rec.training.exchange import Alone, Exchange
+from gru4rec.training.explosion import check
+from gru4rec.training.progress import Epoch, Point
 
 BLOCK_STEPS = 64  # steps laid out at once; a multiple of 8, so that random streams start on whole counters
 
@@ -32,18 +33,11 @@ _NEGATIVES, _EMBED, _HIDDEN = 0, 1, 2  # purposes of random streams
 _ALIGNED = 16  # float32 numbers of a cache line: matrices inside a larger tensor start on one
 
 
-class Exploded(GRU4RecError):
-    """The loss is no longer finite, or far above where training began."""
+class _Ahead(NamedTuple):
+    """A block with where its lanes stand after it."""
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one pass over the sessions gave, over all workers."""
-
-    loss: float  # mean over the transitions
-    events: int  # transitions trained
-    steps: int
-    seconds: float
+    block: lanes.Block
+    positions: tuple[lanes.Position, ...] = ()
 
 
 class _Step(NamedTuple):
@@ -62,6 +56,7 @@ class Trainer:
     `support` [V] are the clicks of each item in the training split. A worker usually has one group of `batch_size`
     lanes; `groups` above 1 puts the lanes of so many workers into one process, which is what several workers compute
     together. With `padded` every step has the same shapes, so that a CUDA graph can hold it (by default on a GPU).
+    With `sync_every` above 1, workers step alone and average every so many steps, which divide a block or fill several.
     """
 
     def __init__(
@@ -71,20 +66,23 @@ class Trainer:
         exchange: Exchange | None = None,
         groups: int = 1,
         padded: bool | None = None,
+        sync_every: int = 1,
     ) -> None:
         settings = model.hyperparameters
         self.model = model
         self.exchange = exchange or Alone()
         self.groups = groups
         self.lanes = groups * settings.batch_size  # of this worker
-        self.all_lanes = self.lanes * self.exchange.size
-        self._own = slice(self.exchange.rank * self.lanes, (self.exchange.rank + 1) * self.lanes)
+        self._joint = self.exchange.size == 1 or sync_every == 1  # a step is one of all workers
+        self.all_lanes = self.lanes * (self.exchange.size if self._joint else 1)  # of a step
+        self._first_lane = self.exchange.rank * self.lanes
+        self._own = slice(self._first_lane, self._first_lane + self.lanes) if self._joint else slice(0, self.lanes)
         self._sampled = 0 if settings.loss == "full-cross-entropy" else settings.n_sample
         alias = negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha)
         self._alias = negatives.AliasTable(*map(memory.placed, alias))
         self._layout = touched.Layout(support, settings, model.device.type != "cpu" if padded is None else padded)
-        self._states = zero_states(settings, self.lanes, model.device)
-        self._limit: float | None = None  # a block's mean loss above which training has exploded
+        self.hidden = zero_states(settings, self.lanes, model.device)  # [B, S·H] of each layer
+        self.limit = 0.0  # a block's mean loss above which training has exploded
         # All dense weights lie in one row of a table, of which the model's are views: one update, one exchange.
         self._dense = Optimizer.of(settings, torch.cat([w.reshape(-1) for w in model.dense.values()]).unsqueeze(0))
         self._first = torch.zeros(1, dtype=torch.int64, device=model.device)  # that row
@@ -95,6 +93,10 @@ class Trainer:
         model.item_table, model.item_bias = self._table.weights[:-1, :-1], self._table.weights[:-1, -1]
         if self._input is not None:
             model.item_input = self._input.weights[:-1]
+        tables = [self._table, self._dense] if self._input is None else [self._table, self._dense, self._input]
+        self._averager = None if self._joint else Averager(self.exchange, tables)
+        self._sync_every = sync_every
+        self._waited = self._exchanging = 0.0  # seconds of the epoch in hand
         # Space that every step uses again. All that is summed over the workers lies in one tensor.
         scored = len(support) if settings.loss == "full-cross-entropy" else self.all_lanes + self._sampled
         width = scored + self.all_lanes * (self._input is None)
@@ -135,79 +137,138 @@ class Trainer:
     def train_epoch(
         self,
         epoch: int,
-        streams: list[Iterable[Sessions]],
-        progress: Callable[[int, float], None] | None = None,
+        streams: Sequence[Sequence[Source]],
+        at: Point | None = None,
+        after: Callable[[Point], None] | None = None,
     ) -> Epoch:
-        """One pass over the streams, one for each group of lanes. `progress` hears (events, loss) after each block.
+        """One pass over the streams of shards, one for each group of lanes; or the rest of it, from `at` on.
 
-        Raises Exploded, naming epoch and step, where the loss is no longer finite or far above its beginning.
+        To go on from a point, weights, optimizer's state and `hidden` must be those of then. `after` hears where the
+        epoch stands after each block. Raises Exploded, naming epoch and step, where the loss is no longer finite or
+        far above its beginning.
         """
         if len(streams) != self.groups:
             raise ValueError(f"{self.groups} groups of lanes need as many streams, got {len(streams)}")
-        self._states = zero_states(self.settings, self.lanes, self.model.device)
-        self._layout.reset()
-        began = time.perf_counter()
-        total, events, steps = 0.0, 0, 0
-        for block, found in self.train_blocks(epoch, self._blocks(streams)):
-            step_losses = found.double().cpu().numpy()
-            self._check(step_losses * self.all_lanes, block.transitions, epoch, steps)
-            total += float(step_losses.sum()) * self.all_lanes
-            events += block.transitions
-            steps += len(step_losses)
-            if progress:
-                progress(events, total / events)
-        return Epoch(total / max(events, 1), events, steps, time.perf_counter() - began)
-
-    def _check(self, step_losses: np.ndarray, transitions: int, epoch: int, steps: int) -> None:
-        """Raise Exploded where the losses of a block, summed over the lanes of each step, show that training failed."""
-        remedy = "lower --learning-rate or --momentum, or set --grad-clip"
-        bad = np.flatnonzero(~np.isfinite(step_losses))
-        if len(bad):
-            raise Exploded(f"the loss is not finite in epoch {epoch + 1}, step {steps + bad[0] + 1}: {remedy}")
-        mean = float(step_losses.sum()) / transitions
-        if self._limit is None:
-            # Cross-entropy is bounded by 55 a transition; the other losses begin near 1.
-            self._limit = 5 * mean + 5
-        elif mean > self._limit:
-            worst = int(step_losses.argmax())
-            raise Exploded(
-                f"the loss explodes in epoch {epoch + 1}, step {steps + worst + 1}: {mean:.3g} a transition, "
-                f"from {(self._limit - 5) / 5:.3g} in the beginning: {remedy}"
+        point = at or Point(epoch, limit=self.limit)
+        if not at:
+            for state in self.hidden:
+                state.zero_()
+        self.limit, self._waited, self._exchanging = point.limit, point.waited, point.exchanging
+        self._layout.reset(list(point.clicked))
+        began = time.perf_counter() - point.seconds
+        for (block, positions), clicked, found in self._pipeline(epoch, point.blocks, self._blocks(streams, at)):
+            step_losses = found.double().cpu().numpy() * self.all_lanes
+            self.limit = check(step_losses, block.transitions, epoch, point.steps, self.limit)
+            point = Point(
+                epoch,
+                point.blocks + 1,
+                point.loss + float(step_losses.sum()),
+                point.events + block.transitions,
+                point.own_events + int(block.active[:, self._own].sum()),
+                point.steps + len(step_losses),
+                time.perf_counter() - began,
+                self._waited,
+                self._exchanging,
+                self.limit,
+                positions,
+                tuple(clicked),
             )
+            if after:
+                after(point)
+        if self._averager:
+            self._averager.average()
+        return self._whole(point)
 
-    def _blocks(self, streams: list[Iterable[Sessions]]) -> Iterator[lanes.Block]:
-        """The blocks of all workers' lanes, [T, N]; a worker that is done keeps step until all are."""
-        schedules = [lanes.blocks(stream, self.settings.batch_size, BLOCK_STEPS) for stream in streams]
-        own = lanes.side_by_side(schedules, self.settings.batch_size, BLOCK_STEPS)
-        while True:
-            block = self.exchange.gather(next(own, None) or lanes.idle_block(self.lanes, BLOCK_STEPS))
-            if not block.active.any():
-                return
-            yield block
+    @property
+    def exchange_bytes(self) -> int:
+        """Most that this worker adds to the sum of a step, or with local steps has added to an average."""
+        if self._averager:
+            return self._averager.bytes
+        return self._sums.numel() * self._sums.element_size() if self.exchange.size > 1 else 0
+
+    def digest(self, block: int | None = None) -> int:
+        """A number that replicas have in common: of all weights and state, or of the rows whose turn comes at `block`.
+
+        The latter costs the same for any catalogue; every row's turn comes.
+        """
+        if self.exchange.size == 1:
+            return 0
+        tables = [table.packed for table in (self._table, self._input) if table is not None]
+        return digest.digest(self._dense.packed, tables, block)
+
+    def _whole(self, point: Point) -> Epoch:
+        """The epoch that ended at `point`, over all workers."""
+        loss, events = point.loss, point.events
+        if not self._joint:
+            everyone = self.exchange.share(np.array([loss, float(events)]).view(np.int64)).view(np.float64)
+            loss, events = float(everyone[:, 0].sum()), round(everyone[:, 1].sum())
+        return Epoch(loss / max(events, 1), events, point.steps, point.seconds)
+
+    def _blocks(self, streams: Sequence[Sequence[Source]], at: Point | None) -> Iterator[_Ahead]:
+        """The blocks of the lanes that step together; a group or worker that is done keeps step until all are."""
+        lanes_, ats = self.settings.batch_size, at.positions if at else [None] * self.groups
+        schedules = [
+            lanes.Schedule(shards, lanes_, BLOCK_STEPS, position) for shards, position in zip(streams, ats, strict=True)
+        ]
+        waited = self._waited
+        try:
+            own = lanes.side_by_side(schedules, lanes_, BLOCK_STEPS)
+            while True:
+                block = next(own, None) or lanes.idle_block(self.lanes, BLOCK_STEPS)
+                self._waited = waited + sum(schedule.waited for schedule in schedules)
+                if self._joint:
+                    block = self.exchange.gather(block)
+                    done = not block.active.any()
+                else:
+                    done = not self.exchange.share(np.array([block.transitions])).any()
+                if done:
+                    return
+                yield _Ahead(block, tuple(schedule.position for schedule in schedules))
+        finally:
+            for schedule in schedules:
+                schedule.close()
 
     def train_blocks(self, epoch: int, blocks: Iterable[lanes.Block]) -> Iterator[tuple[lanes.Block, Tensor]]:
-        """Train on the blocks of an epoch from its first on; each block with the loss of each of its steps.
+        """Train on the blocks of an epoch from its first on; each block with the loss of each of its steps."""
+        for ahead, _, found in self._pipeline(epoch, 0, map(_Ahead, blocks)):
+            yield ahead.block, found
+
+    def _pipeline(
+        self, epoch: int, first: int, blocks: Iterable[_Ahead]
+    ) -> Iterator[tuple[_Ahead, list[np.ndarray], Tensor]]:
+        """Train on blocks `first`, …: each with what its lanes' sessions have clicked, and the loss of each step.
 
         Where torch may use more than one thread, another one lays out the next block while this one trains.
         """
-        numbered = enumerate(blocks)
+        numbered = enumerate(blocks, start=first)
+        rate = learning_rate(self.settings, epoch)
         if torch.get_num_threads() == 1 and self.model.device.type == "cpu":
-            for number, block in numbered:
-                yield block, self.train_block(epoch, number, block)
+            for number, pulled in numbered:
+                steps = self._laid_out(epoch, number, pulled.block)
+                yield pulled, self._layout.clicked, self._train(steps, rate, number)
             return
+
+        def laid_out(number: int, block: lanes.Block) -> tuple[list[_Step], list[np.ndarray]]:
+            return self._laid_out(epoch, number, block), self._layout.clicked
+
         with ThreadPoolExecutor(1, thread_name_prefix="layout") as helper:
-            waiting: tuple[lanes.Block, Future[list[_Step]]] | None = None
-            for number, block in numbered:
-                ahead = block, helper.submit(self._laid_out, epoch, number, block)
+            waiting: tuple[int, _Ahead, Future[tuple[list[_Step], list[np.ndarray]]]] | None = None
+            ahead: _Ahead | None
+            while True:
+                number, ahead = next(numbered, (0, None))
+                following = None if ahead is None else (number, ahead, helper.submit(laid_out, number, ahead.block))
                 if waiting:
-                    yield waiting[0], self._train(waiting[1].result(), learning_rate(self.settings, epoch))
-                waiting = ahead
-            if waiting:
-                yield waiting[0], self._train(waiting[1].result(), learning_rate(self.settings, epoch))
+                    began = time.perf_counter()
+                    steps, clicked = waiting[2].result()
+                    self._waited += time.perf_counter() - began
+                    yield waiting[1], clicked, self._train(steps, rate, waiting[0])
+                if following is None:
+                    return
+                waiting = following
 
     def train_block(self, epoch: int, number: int, block: lanes.Block) -> Tensor:
-        """The steps of block `number`, [T, N]; returns the loss of each step that had an active lane."""
-        return self._train(self._laid_out(epoch, number, block), learning_rate(self.settings, epoch))
+        """Train on block `number`, [T, N]; returns the loss of each step that had an active lane."""
+        return self._train(self._laid_out(epoch, number, block), learning_rate(self.settings, epoch), number)
 
     def _laid_out(self, epoch: int, number: int, block: lanes.Block) -> list["_Step"]:
         """All that the steps of a block need but the weights; blocks come in their order."""
@@ -235,10 +296,18 @@ class Trainer:
             for step, items in enumerate(self._layout(block, extra[:steps], device, own))
         ]
 
-    def _train(self, steps: list["_Step"], rate: float) -> Tensor:
+    def _train(self, steps: list["_Step"], rate: float, block: int) -> Tensor:
         losses = torch.empty(len(steps), device=self.model.device)
         for number, step in enumerate(steps):
             losses[number] = self._step(step, rate)
+            if self._averager and (number + 1) % self._sync_every == 0:
+                self._averager.average()
+        if self._averager:
+            # Another worker may have more steps in this block; and averages may lie blocks apart.
+            for _ in range(BLOCK_STEPS // self._sync_every - len(steps) // self._sync_every):
+                self._averager.average()
+            if (block + 1) * BLOCK_STEPS % self._sync_every == 0 and self._sync_every > BLOCK_STEPS:
+                self._averager.average()
         return losses
 
     def _dropout(self, p: float, purpose: int, epoch: int, number: int, width: int) -> Tensor | None:
@@ -248,7 +317,7 @@ class Trainer:
         """
         if p == 0:
             return None
-        skip = self.exchange.rank * self.lanes * BLOCK_STEPS * width // 2  # two factors come of a 64-bit number
+        skip = self._first_lane * BLOCK_STEPS * width // 2  # two factors come of a 64-bit number
         generator = negatives.stream(self.settings.seed, purpose, epoch, number, skip)
         drawn = generator.random((self.lanes, BLOCK_STEPS, width), dtype=np.float32)
         kept = torch.from_numpy(drawn).to(self.model.device).ge_(p).div_(1 - p)
@@ -268,8 +337,8 @@ class Trainer:
             x = self._input.weights.index_select(0, items.input_items).index_select(0, items.inputs)
         if drop_embed is not None:
             x = x * drop_embed
-        before = [state * keep for state in self._states]
-        self._states, output, saved = forward(settings, model.dense, x, before, drop_hidden)
+        before = [state * keep for state in self.hidden]
+        self.hidden, output, saved = forward(settings, model.dense, x, before, drop_hidden)
         # An item's scores lie side by side: the product is faster so, and its gradient needs no other form.
         self._output[:, :-1] = output
         scores = self._scores[: scored * self.lanes].view(scored, self.lanes)
@@ -296,7 +365,12 @@ class Trainer:
         else:
             kernels.add_rows(d_input_rows, 0, items.inputs, d_x)
         sums[0] = loss
-        self.exchange.add(sums)
+        if self._averager:
+            self._averager.touch(items.items, self._first, *([] if self._input is None else [items.input_items]))
+        else:
+            began = time.perf_counter()
+            self.exchange.add(sums)
+            self._exchanging += time.perf_counter() - began
 
         if settings.grad_clip > 0:
             clip([sums[_ALIGNED:]], settings.grad_clip)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gru4rec.config import Hyperparameters
 from gru4rec.sessions.prepared import Sessions, concatenate, shuffled
-from gru4rec.training.on_ray import order
+from gru4rec.training.loop import order
 
 lists = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=12)
 
@@ -32,6 +32,13 @@ class Held:
     def read(self) -> Sessions:
         return flat(self.sessions)
 
+    def batches(self):
+        yield self.read()
+
+
+def walked(shards) -> Sessions:
+    return concatenate([batch for shard in shards for batch in shard.batches()])
+
 
 @given(sessions=lists, seed=st.integers(0, 99))
 def test_shuffling_keeps_every_session_whole(sessions, seed):
@@ -44,7 +51,7 @@ def test_shuffling_keeps_every_session_whole(sessions, seed):
 )
 def test_every_session_is_trained_once_an_epoch_whatever_the_number_of_workers(shards, size, kind):
     settings, held = Hyperparameters(order=kind), [Held(shard) for shard in shards]
-    parts = [concatenate(list(order(held, settings, 0, rank, size))) for rank in range(size)]
+    parts = [walked(order(held, settings, 0, rank, size)) for rank in range(size)]
     wanted = [tuple(session) for shard in shards for session in shard]
     assert Counter(session for part in parts for session in nested(part)) == Counter(wanted)
     if kind == "time" and size == 1:
@@ -54,7 +61,7 @@ def test_every_session_is_trained_once_an_epoch_whatever_the_number_of_workers(s
 def test_each_epoch_has_an_order_of_its_own_and_always_the_same():
     held = [Held([[shard, session] for session in range(8)]) for shard in range(4)]
     settings = Hyperparameters(order="shuffled", seed=3)
-    first, again, second = (nested(concatenate(list(order(held, settings, epoch, 0, 1)))) for epoch in (0, 0, 1))
+    first, again, second = (nested(walked(order(held, settings, epoch, 0, 1))) for epoch in (0, 0, 1))
     assert first == again
     assert sorted(first) == sorted(second)
     assert first != second

@@ -1,4 +1,4 @@
-"""The training step against plain float64, and several workers against one process."""
+"""The training step against plain float64."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ import plain
 import pytest
 import torch
 import workers
-from simple_log import halves, simple_log
+from simple_log import simple_log
 from variants import VARIANTS
 
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError
 from gru4rec.model import kernels, negatives
 from gru4rec.model.network import initialise
-from gru4rec.sessions.prepared import Sessions
 from gru4rec.training import lanes
-from gru4rec.training.trainer import BLOCK_STEPS, Exploded, Trainer
+from gru4rec.training.explosion import Exploded, check
+from gru4rec.training.trainer import BLOCK_STEPS, Trainer
 
 BASE = Hyperparameters(
     layers=(16,), batch_size=8, n_sample=50, dropout_hidden=0.0, learning_rate=0.1, momentum=0.2, seed=1
@@ -82,28 +82,6 @@ def test_every_step_of_an_epoch_equals_the_plain_implementation(settings, way, m
         )
 
 
-@pytest.mark.parametrize("settings", TOGETHER, ids=[settings.loss for settings in TOGETHER])
-def test_two_workers_equal_one_process_with_twice_the_lanes(settings, tmp_path):
-    """300 steps and more, dropout and momentum on: equal losses; and replicas with the same bits."""
-    settings = dataclasses.replace(settings, dropout_embed=0.2, dropout_hidden=0.2)
-    sessions, support = simple_log(2000, 300)
-    streams = halves(sessions)
-    alone, _model = workers.alone(settings, support, streams, blocks=5)
-    together = workers.together(tmp_path, settings, support, streams, blocks=5)
-    assert len(alone) >= 300
-    for losses, _ in together:
-        np.testing.assert_allclose(losses, alone, rtol=1e-5)
-    assert len({digest for _, digest in together}) == 1
-
-
-def test_a_worker_that_runs_out_keeps_step_until_all_are_done(tmp_path):
-    sessions, support = simple_log(300, 100)
-    short = Sessions(sessions.offsets[:21], sessions.items[: sessions.offsets[20]])
-    losses, _ = workers.alone(BASE, support, [sessions, short], blocks=1000)
-    for found, _ in workers.together(tmp_path, BASE, support, [sessions, short], blocks=1000):
-        np.testing.assert_allclose(found, losses, rtol=1e-5)
-
-
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_fewer_sessions_than_lanes_train(count):
     sessions, support = simple_log(count, 50)
@@ -134,11 +112,11 @@ def test_a_loss_far_above_its_beginning_stops_with_epoch_and_step():
     trainer = Trainer(initialise(settings, 60), support)
     blocks = list(lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS))
     first = BLOCK_STEPS * settings.batch_size
-    trainer._check(trainer.train_block(0, 0, blocks[0]).numpy() * settings.batch_size, first, 0, 0)
+    limit = check(trainer.train_block(0, 0, blocks[0]).numpy() * settings.batch_size, first, 0, 0, 0.0)
     trainer.model.item_table.mul_(1000)
     grown = trainer.train_block(0, 1, blocks[1]).numpy() * settings.batch_size
     with pytest.raises(Exploded, match=r"explodes in epoch 3, step (6[5-9]|[789]\d|1[012]\d):"):
-        trainer._check(grown, first, 2, BLOCK_STEPS)
+        check(grown, first, 2, BLOCK_STEPS, limit)
 
 
 @pytest.mark.parametrize("settings", TOGETHER, ids=[settings.loss for settings in TOGETHER])

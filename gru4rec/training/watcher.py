@@ -1,0 +1,117 @@
+"""What a person sees of a training run while it goes on, and what MLflow keeps of it."""
+
+import time
+from collections import deque
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from gru4rec.tracking import runs
+from gru4rec.training.loop import Done
+from gru4rec.training.on_ray import News
+
+_RECENT_S = 30.0  # speed and time left are those of so many seconds
+
+
+class Watcher:
+    """Shows the workers' news: a bar on a terminal, elsewhere a line every `every_s` seconds; and a line an epoch.
+
+    Each epoch is recorded in MLflow, once, whoever has recorded it.
+    """
+
+    def __init__(self, console: Console, epochs: int, transitions: int, run_id: str, every_s: float = 60.0) -> None:
+        self._console, self._epochs, self._transitions, self._run_id = console, epochs, transitions, run_id
+        self._every_s = every_s
+        self._recorded = runs.logged_steps(run_id, "loss")
+        self._shown = max(self._recorded, default=0)  # epochs that a person has seen, here or in an earlier attempt
+        self._said = 0
+        self._line_at = time.monotonic() + every_s
+        self._recent: deque[tuple[float, int]] = deque()  # (time, transitions trained)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=epochs * transitions)
+
+    def __enter__(self) -> "Watcher":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, news: News) -> None:
+        for message in news.said[self._said :]:
+            self._console.print(message, style="bold yellow" if message.startswith("WARNING") else None)
+        self._said = len(news.said)
+        done = news.epoch * self._transitions + news.point.events
+        speed = self._speed(done)
+        described = news.stage
+        if news.stage == "training" and news.point.events:
+            point = news.point
+            described = (
+                f"epoch {news.epoch + 1}/{self._epochs}  step {point.steps:,}  {speed:,.0f} events/s  "
+                f"loss {point.loss / point.events:.4f}"
+            )
+        self._bar.update(self._task, completed=done, description=described)
+        if time.monotonic() >= self._line_at and not self._console.is_terminal:
+            self._line_at = time.monotonic() + self._every_s
+            left = (self._epochs * self._transitions - done) / speed if speed else 0
+            share = done / max(self._epochs * self._transitions, 1)
+            self._console.print(f"{described}  {share:.0%} done" + (f"  {_duration(left)} left" if left else ""))
+        for number, epoch in enumerate(news.done, start=1):
+            if number not in self._recorded:
+                self._recorded.add(number)
+                self._record(number, epoch)
+            if number > self._shown:
+                self._shown = number
+                self._show(number, epoch)
+
+    def _speed(self, done: int) -> float:
+        """Transitions a second, of late."""
+        now = time.monotonic()
+        if self._recent and done < self._recent[-1][1]:  # the workers began anew
+            self._recent.clear()
+        self._recent.append((now, done))
+        while self._recent[0][0] < now - _RECENT_S:
+            self._recent.popleft()
+        seconds = now - self._recent[0][0]
+        return (done - self._recent[0][1]) / seconds if seconds > 1 else 0.0
+
+    def _record(self, number: int, done: Done) -> None:
+        epoch = done.epoch
+        of_workers: dict[str, float] = {}
+        for rank, worker in enumerate(done.workers):
+            of_workers |= {
+                f"worker_{rank}_events_per_second": worker.events_per_second,
+                f"worker_{rank}_wait_share": worker.wait_share,
+                f"worker_{rank}_exchange_share": worker.exchange_share,
+                f"worker_{rank}_resident_mib": worker.resident_mib,
+                **({f"worker_{rank}_gpu_memory_mib": worker.gpu_memory_mib} if worker.gpu_memory_mib else {}),
+            }
+        speed = epoch.events / max(epoch.seconds, 1e-9)
+        metrics = {"loss": epoch.loss, "events_per_second": speed, "workers": len(done.workers)}
+        runs.log_epoch(self._run_id, number, **metrics, **done.validated, **of_workers)
+
+    def _show(self, number: int, done: Done) -> None:
+        epoch, seconds = done.epoch, max(done.epoch.seconds, 1e-9)
+        validated = {key: value for key, value in done.validated.items() if not key.startswith("valid_ndcg")}
+        shown = "".join(f"  {key} {value:.4f}" for key, value in validated.items())
+        self._console.print(
+            f"epoch {number}/{self._epochs}  loss {epoch.loss:.4f}  {epoch.events / seconds:,.0f} events/s  "
+            f"{epoch.steps / seconds:,.0f} mini-batches/s  {seconds:.1f} s  "
+            f"waiting for input {max(worker.wait_share for worker in done.workers):.1%}{shown}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    """`2 h 05 min`, `3 min`, `40 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,46 @@
+"""A prepared folder of sessions in memory, written without Ray."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from gru4rec.sessions import write
+from gru4rec.sessions.prepared import SPLITS, Prepared, Sessions
+
+
+def prepared_folder(folder: Path, splits: dict[str, Sessions], items: int, shards: int = 16) -> Prepared:
+    """`splits` by name; the training split has two files and `shards` row groups in all."""
+    entries: dict[str, dict] = {name: {"files": []} for name in SPLITS}
+    for name in SPLITS:
+        (folder / name).mkdir(parents=True)
+        sessions = splits.get(name)
+        if sessions is None or not sessions.count:
+            entries[name] |= {"sessions": 0, "clicks": 0, "transitions": 0}
+            continue
+        parts = 2 if name == "train" else 1
+        for number, rows in enumerate(np.array_split(np.arange(sessions.count), parts)):
+            entry = write.write_file(_table(sessions, rows), str(folder), SPLITS.index(name), number, shards // 2)
+            entries[name]["files"].append(entry)
+        for total in ("sessions", "clicks", "transitions"):
+            entries[name][total] = sum(entry[total] for entry in entries[name]["files"])
+    support = np.bincount(splits["train"].items, minlength=items)
+    write.write_items(pa.table({"item": np.arange(items) + 1000, "support": support}), str(folder))
+    digests = [entry["digest"] for split in entries.values() for entry in split["files"]]
+    summary = {"fingerprint": "".join(digest[:8] for digest in digests), "splits": entries}
+    (folder / "prepare.json").write_text(json.dumps(summary))
+    return Prepared(str(folder))
+
+
+def _table(sessions: Sessions, rows: np.ndarray) -> pa.Table:
+    items = [sessions.items[sessions.offsets[row] : sessions.offsets[row + 1]] for row in rows]
+    times = [(row * 1000 + np.arange(len(part))) * 1000 for row, part in zip(rows.tolist(), items, strict=True)]
+    return pa.table(
+        {
+            "session": pa.array(rows),
+            "position": pa.array(rows),
+            "items": pa.array([part.tolist() for part in items], pa.list_(pa.int32())),
+            "times": pa.array([part.tolist() for part in times], pa.list_(pa.int64())),
+        }
+    )
