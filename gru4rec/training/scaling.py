@@ -288,11 +288,12 @@ def _gpus(
     """Expected efficiency of GPUs, with the growth of compute that was measured here."""
     found = []
     row = 4 * (settings.width + 1)
+    dense = 4 * sum(weight.numel() for weight in initialise(settings, 1).dense.values())
     for network, count, every in itertools.product(NETWORKS, GPUS, SYNC_EVERY):
         way = f"one of {count}, pretended"
         growth, size = _ratio(times, way, "one alone"), sent[way]
-        if every > 1:  # workers step alone; then all rows that any of them has touched are averaged
-            growth, size = 1.0, row * touched_rows(support, settings, count, every)
+        if every > 1:  # workers step alone; then dense weights and all rows that any has touched are averaged
+            growth, size = 1.0, dense + row * touched_rows(support, settings, count, every)
         summed = network.seconds(size, count)
         found.append(
             {

@@ -61,7 +61,7 @@ NETWORKS = (
 def touched_rows(support: np.ndarray, settings: Hyperparameters, workers: int, steps: int) -> float:
     """Distinct items that `workers` touch in `steps` on their own, each with extra negatives of its own: expected.
 
-    Inputs and targets are drawn by their `support` [V]; independent draws, so a little too many.
+    Inputs and targets are drawn by their `support` [V]; independent draws, so a little too many. Tied embedding.
     """
     popular = support / support.sum()
     drawn = np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha
