@@ -392,7 +392,9 @@ class Score(Tracking, Common):
 class Bench(Common):
     """Measure speed as ratios against named alternatives, in one run on one machine."""
 
-    what: Literal["train"] = setting("train", "What to measure.")
+    what: Literal["train", "scaling"] = setting(
+        "train", "What to measure: the training step, or how it scales with workers (two processes, and a model)."
+    )
     configurations: tuple[
         Literal[
             "rsc15",
@@ -409,9 +411,14 @@ class Bench(Common):
         ],
         ...,
     ] = setting(
-        (), "Which settings to measure, 'catalogue': one at two catalogue sizes, with its memory; default: all."
+        (),
+        "Which settings to measure, 'catalogue': one at two catalogue sizes, with its memory; default: all (scaling: "
+        "lanes-256).",
     )
     seconds: float = setting(3.0, "Seconds of each measurement.", gt=0)
     repeats: int = setting(3, "Measurements of each, taken in turn.", ge=1)
-    threads: int = setting(1, "CPU threads.", ge=1)
+    threads: int = setting(1, "CPU threads (scaling: of each worker).", ge=1)
     device: Literal["cpu", "cuda"] = setting("cpu", "Device.")
+    gpu_step_us: float = setting(
+        100.0, "Scaling: a GPU's step in microseconds, assumed, not measured, for what many GPUs would do.", gt=0
+    )

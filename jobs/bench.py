@@ -4,11 +4,18 @@ import sys
 from typing import Any
 
 from gru4rec import cli, config
+from gru4rec.errors import InputError
 
 
 def run(settings: config.Bench) -> dict[str, Any]:
-    from gru4rec.training import bench
+    from gru4rec.training import bench, scaling
 
+    if settings.what == "scaling":
+        name, *others = settings.configurations or ("lanes-256",)
+        if others or name == "catalogue" or settings.device != "cpu":
+            raise InputError("--what scaling: takes one configuration, not 'catalogue', and --device cpu")
+        gpu_step = settings.gpu_step_us / 1e6
+        return scaling.run(name, settings.seconds, settings.repeats, settings.threads, gpu_step)
     return bench.run(settings.configurations, settings.seconds, settings.repeats, settings.threads, settings.device)
 
 

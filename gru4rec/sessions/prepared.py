@@ -223,12 +223,6 @@ class Prepared:
         return concatenate([shard.read() for shard in self.shards(split)])
 
 
-def stream(shards: list[Shard]) -> Iterator[Sessions]:
-    """The sessions of the shards, one shard at a time."""
-    for shard in shards:
-        yield shard.read()
-
-
 def _digest(path: str) -> str:
     """Digest of a file of sessions. Raises one of _UNREADABLE."""
     filesystem, inner = storage.locate(path)

@@ -21,7 +21,6 @@ class Averager:
         self._exchange = exchange
         self._tables = tables
         self._touched: list[list[Tensor]] = [[] for _ in tables]
-        self.bytes = 0  # sent by this worker so far
 
     def touch(self, *rows: Tensor) -> None:
         """A step has changed `rows` [M] int64 of each table (the last row of a table, which is spare, may be named)."""
@@ -47,7 +46,6 @@ class Averager:
         summed = table.packed.index_select(0, rows).mul_(own[:, None, None])
         self._exchange.add(summed)
         table.packed.index_copy_(0, rows, summed.div_(counts[:, None, None]))
-        self.bytes += summed.numel() * summed.element_size()
         if table.updates is not None:
             updates = table.updates.index_select(0, rows).mul_(own)
             self._exchange.add(updates)

@@ -133,7 +133,7 @@ def engine_steps(settings: Hyperparameters, support: np.ndarray, sessions: Sessi
     """Train with the engine; yields the mini-batches of each block."""
     trainer = Trainer(initialise(settings, len(support), device), support)
     for epoch in itertools.count():
-        for _, losses in trainer.train_blocks(epoch, lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS)):
+        for _, losses in trainer.train_blocks(epoch, lanes.Schedule([sessions], settings.batch_size, BLOCK_STEPS)):
             yield len(losses)
 
 

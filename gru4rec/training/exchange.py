@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gru4rec.training.lanes import Block
+from gru4rec.training.shared_sum import SharedSum
 
 
 class Exchange(Protocol):
@@ -20,6 +21,8 @@ class Exchange(Protocol):
 
     rank: int
     size: int
+    sent: int
+    """Bytes that this worker has given to sums so far."""
 
     def gather(self, block: Block) -> Block:
         """The blocks [T, B] of all workers side by side, [T, size · B], in the order of the ranks."""
@@ -43,6 +46,7 @@ class Alone:
 
     rank = 0
     size = 1
+    sent = 0
 
     def gather(self, block: Block) -> Block:
         return block
@@ -58,13 +62,28 @@ class Alone:
 
 
 class Collective:
-    """Workers of a torch.distributed process group (gloo on CPUs, NCCL on GPUs)."""
+    """Workers of a torch.distributed process group (gloo on CPUs, NCCL on GPUs).
 
-    def __init__(self, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None) -> None:
+    Sums of workers that compute on the CPUs of one machine go through memory that they share, which is found out at
+    the first sum; `share_memory=False` keeps them from it. `timeout`: seconds that such a sum waits for the others
+    before it raises GRU4RecError; torch.distributed has a timeout of its own.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        group: dist.ProcessGroup | None = None,
+        share_memory: bool = True,
+        timeout: float = 300.0,
+    ) -> None:
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
-        self._device = device
+        self.sent = 0
+        self._device = torch.device(device)
         self._group = group
+        self._timeout = timeout
+        self._may_share = share_memory and self._device.type == "cpu" and self.size > 1
+        self._shared: SharedSum | None = None
 
     def gather(self, block: Block) -> Block:
         flags = block.resets + 2 * block.active.astype(np.int32)
@@ -73,7 +92,20 @@ class Collective:
         return Block(inputs, targets, (flags & 1).astype(bool), (flags & 2).astype(bool))
 
     def add(self, values: Tensor) -> None:
-        dist.all_reduce(values, group=self._group)
+        """`values` is contiguous; float32 goes through shared memory where there is one."""
+        self.sent += values.numel() * values.element_size()
+        flat = values.view(-1)
+        if flat.dtype != torch.float32 or not self._may_share:
+            dist.all_reduce(values, group=self._group)
+            return
+        if self._shared is None or self._shared.capacity < len(flat):
+            # All bring as many values, so all come here at once. Steps differ a little in size: some room for that.
+            self._shared = SharedSum.open(len(flat) * 5 // 4, self._timeout, self._group)
+            self._may_share = self._shared is not None
+        if self._shared is not None:
+            self._shared.add(flat)
+        else:
+            dist.all_reduce(values, group=self._group)
 
     def share(self, numbers: np.ndarray) -> np.ndarray:
         return torch.stack(self._everyone(torch.from_numpy(numbers))).numpy()

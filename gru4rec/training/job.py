@@ -74,7 +74,7 @@ def train(settings: Train) -> dict[str, Any]:
         "events_per_second": _speed(trained),
         "best_epoch": trained.best_epoch,
         "workers": trained.workers,
-        "exchange_bytes": trained.exchange_bytes,
+        "exchange_bytes_per_step": trained.epochs[-1].workers[0].exchange_bytes,
         **trained.metrics,
         "predictions": trained.predictions,
         "baselines": others,

@@ -8,7 +8,7 @@ session or transition. (Hidasi et al., ICLR 2016, section 3.1.1.)
 Shapes: T steps of a block, B lanes.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -232,20 +232,6 @@ class Schedule(Iterator[Block]):
         lanes = np.concatenate(lane)
         fresh = np.arange(len(lanes)) >= len(carried)
         return _Walks(lanes, np.concatenate(begin), np.concatenate(start), np.concatenate(left), fresh)
-
-
-class _Once(NamedTuple):
-    """A stream that can be read a single time."""
-
-    stream: Iterable[Sessions]
-
-    def batches(self) -> Iterator[Sessions]:
-        return iter(self.stream)
-
-
-def blocks(stream: Iterable[Sessions], lanes: int, steps: int) -> Iterator[Block]:
-    """The schedule of one group of `lanes` over a stream of sessions, which is read a single time."""
-    return Schedule(stream if isinstance(stream, list) else [_Once(stream)], lanes, steps)
 
 
 def _lay_out(items: np.ndarray, walks: _Walks, lanes: int, steps: int) -> Block:

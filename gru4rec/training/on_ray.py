@@ -7,6 +7,7 @@ MLflow and to the person in front of it; workers tell their news to a small acto
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import uuid
@@ -139,7 +140,7 @@ def _work(config: dict[str, Any]) -> Finished | None:
         return None
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
-    exchange = Collective(device)
+    exchange = Collective(device, timeout=config["plan"].stall_timeout or math.inf)
     try:
         prepared = Prepared(config["data"])
         prepared.verify("train", exchange.rank, exchange.size)

@@ -47,6 +47,7 @@ class WorkerFigures:
     events_per_second: float
     wait_share: float  # of the time, spent waiting for input
     exchange_share: float  # of the time, spent in the sums over the workers
+    exchange_bytes: float  # that the worker gives to sums, a step
     resident_mib: float  # most that the process ever held
     gpu_memory_mib: float  # most that tensors ever held; 0 without a GPU
 
@@ -69,7 +70,6 @@ class Finished:
     predictions: int
     best_epoch: int  # whose weights RUN/model holds, from 1
     workers: int
-    exchange_bytes: int  # that a worker adds to the sum of a step
 
 
 class Listener(Protocol):

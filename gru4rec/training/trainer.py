@@ -179,13 +179,6 @@ class Trainer:
             self._averager.average()
         return self._whole(point)
 
-    @property
-    def exchange_bytes(self) -> int:
-        """Most that this worker adds to the sum of a step, or with local steps has added to an average."""
-        if self._averager:
-            return self._averager.bytes
-        return self._sums.numel() * self._sums.element_size() if self.exchange.size > 1 else 0
-
     def digest(self, block: int | None = None) -> int:
         """A number that replicas have in common: of all weights and state, or of the rows whose turn comes at `block`.
 

@@ -91,6 +91,7 @@ class Watcher:
                 f"worker_{rank}_events_per_second": worker.events_per_second,
                 f"worker_{rank}_wait_share": worker.wait_share,
                 f"worker_{rank}_exchange_share": worker.exchange_share,
+                f"worker_{rank}_exchange_bytes_per_step": worker.exchange_bytes,
                 f"worker_{rank}_resident_mib": worker.resident_mib,
                 **({f"worker_{rank}_gpu_memory_mib": worker.gpu_memory_mib} if worker.gpu_memory_mib else {}),
             }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gru4rec.errors import InputError
 from gru4rec.sessions.prepared import Sessions
-from gru4rec.training.lanes import Block, Position, Schedule, blocks, side_by_side
+from gru4rec.training.lanes import Block, Position, Schedule, side_by_side
 
 
 def flat(sessions: list[list[int]]) -> Sessions:
@@ -171,7 +171,7 @@ def test_a_position_that_does_not_fit_is_refused():
 @given(sessions=sessions_of_any_length, lanes=st.integers(1, 7), steps=st.integers(1, 9))
 def test_every_transition_is_trained_exactly_once(sessions, lanes, steps):
     found = sorted(
-        row[:2] for block in blocks([flat(sessions)], lanes, steps) for step in rows(block) for row in step if row
+        row[:2] for block in Schedule([flat(sessions)], lanes, steps) for step in rows(block) for row in step if row
     )
     expected = sorted(pair for session in sessions for pair in itertools.pairwise(session))
     assert found == expected
@@ -179,7 +179,7 @@ def test_every_transition_is_trained_exactly_once(sessions, lanes, steps):
 
 @given(sessions=sessions_of_any_length, other=sessions_of_any_length, lanes=st.integers(1, 4))
 def test_groups_side_by_side_are_the_groups_alone(sessions, other, lanes):
-    both = list(side_by_side([blocks([flat(s)], lanes, 4) for s in (sessions, other)], lanes, 4))
+    both = list(side_by_side([Schedule([flat(s)], lanes, 4) for s in (sessions, other)], lanes, 4))
     for group, own in enumerate((sessions, other)):
         part = slice(group * lanes, (group + 1) * lanes)
         found = [row for block in both for row in rows(Block(*(array[:, part] for array in block)))]
@@ -198,11 +198,6 @@ def test_groups_side_by_side_go_on_from_their_positions(sessions, other, lanes):
         positions.append(tuple(group.position for group in groups))
     for place, at in enumerate(positions):
         assert same(list(side_by_side(schedules(at), lanes, 4)), expected[place + 1 :])
-
-
-@given(sessions=sessions_of_any_length, lanes=st.integers(1, 4))
-def test_a_stream_that_is_read_once_gives_the_same(sessions, lanes):
-    assert same(list(blocks(iter([flat(sessions)]), lanes, 4)), list(Schedule([flat(sessions)], lanes, 4)))
 
 
 class Counted:

@@ -18,7 +18,7 @@ from gru4rec.training.touched import Layout
 
 def both_ways(log, lane_count: int, extra: np.ndarray, support, settings, padded=False) -> list:
     """The first block laid out fused and plain."""
-    block = next(lanes.blocks([log], lane_count, len(extra)))
+    block = next(lanes.Schedule([log], lane_count, len(extra)))
     fused, found = kernels.FUSED, []
     for way in {fused, False}:
         kernels.FUSED = way
@@ -98,7 +98,7 @@ def test_masked_are_the_scored_items_that_the_session_has_clicked(sessions, seed
     settings = Hyperparameters(mask_seen=True)
     layout, own = Layout(support, settings), slice(rank * lane_count, (rank + 1) * lane_count)
     clicked: list[set[int]] = [set() for _ in range(2 * lane_count)]
-    for block in lanes.blocks([log], 2 * lane_count, 4):
+    for block in lanes.Schedule([log], 2 * lane_count, 4):
         extra = np.random.default_rng(seed).integers(0, 8, (4, 5)).astype(np.int32)
         for step, items in enumerate(layout(block, extra, "cpu", own)):
             wanted = set()

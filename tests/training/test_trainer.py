@@ -57,7 +57,7 @@ def test_every_step_of_an_epoch_equals_the_plain_implementation(settings, way, m
     obvious = plain.PlainTrainer(settings, model.tensors(), support)
     trainer = Trainer(model, support, padded=way == "padded")
     steps = 0
-    for number, block in enumerate(lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS)):
+    for number, block in enumerate(lanes.Schedule([sessions], settings.batch_size, BLOCK_STEPS)):
         found = trainer.train_block(0, number, block).tolist()
         extra = negatives.draw(
             negatives.alias_table(np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha),
@@ -110,7 +110,7 @@ def test_a_loss_far_above_its_beginning_stops_with_epoch_and_step():
     sessions, support = simple_log(300, 60)
     settings = dataclasses.replace(BASE, loss="bpr-max", learning_rate=0.05)
     trainer = Trainer(initialise(settings, 60), support)
-    blocks = list(lanes.blocks([sessions], settings.batch_size, BLOCK_STEPS))
+    blocks = list(lanes.Schedule([sessions], settings.batch_size, BLOCK_STEPS))
     first = BLOCK_STEPS * settings.batch_size
     limit = check(trainer.train_block(0, 0, blocks[0]).numpy() * settings.batch_size, first, 0, 0, 0.0)
     trainer.model.item_table.mul_(1000)
