@@ -122,7 +122,7 @@ class Training:
         shards = order(self._shards, self._settings, epoch, self._exchange.rank, self._exchange.size)
         at, self._at = self._at, None
         last = at or Point()
-        sent, steps = self._exchange.bytes, last.steps
+        sent, steps = self._exchange.sent, last.steps
 
         def after(point: Point) -> None:
             nonlocal last
@@ -138,9 +138,8 @@ class Training:
                 self._best_epoch, self._best_value = epoch + 1, validated[self._settings.monitor]
                 if self._first:
                     self._save_model(self._best(epoch + 1), {})
-        done = Done(
-            result, {f"valid_{key}": value for key, value in validated.items()}, self._figures(last, sent, steps)
-        )
+        shown = {f"valid_{key}": value for key, value in validated.items()}
+        done = Done(result, shown, self._figures(last, sent, steps))
         self._done.append(done)
         self._checkpoint(Point(epoch + 1))
         if self._first:
@@ -352,17 +351,11 @@ class Training:
     def _figures(self, last: Point, sent: int, steps: int) -> tuple[WorkerFigures, ...]:
         """What the epoch that ended at `last` was like for each worker; after `steps` of it, it had `sent` so much."""
         seconds = max(last.seconds, 1e-9)
-        a_step = (self._exchange.bytes - sent) / max(last.steps - steps, 1)
+        a_step = (self._exchange.sent - sent) / max(last.steps - steps, 1)
         gpu = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else 0
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-        mine = [
-            last.own_events / seconds,
-            last.waited / seconds,
-            last.exchanging / seconds,
-            a_step,
-            resident,
-            gpu / 2**20,
-        ]
+        shares = last.waited / seconds, last.exchanging / seconds
+        mine = [last.own_events / seconds, *shares, a_step, resident, gpu / 2**20]
         everyone = self._exchange.share(np.array(mine).view(np.int64)).view(np.float64)
         return tuple(WorkerFigures(*row) for row in everyone.tolist())
 

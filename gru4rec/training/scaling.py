@@ -11,6 +11,7 @@ The processes hear and answer in lines of JSON. Needs torch, numpy and pyarrow a
 import argparse
 import contextlib
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -20,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
@@ -30,6 +30,7 @@ import torch.distributed as dist
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError
 from gru4rec.model.network import initialise
+from gru4rec.model.optimizers import state_names
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.training import lanes
 from gru4rec.training.bench import configurations, sessions_like
@@ -56,7 +57,7 @@ class Pretended:
 
     def __init__(self, size: int, sessions: Sessions, seed: int = 0) -> None:
         self.size = size
-        self.bytes = 0
+        self.sent = 0
         self._sessions = sessions
         self._rng = np.random.default_rng(seed)
         self._others: list[Block] = []  # drawn once, for drawing takes longer than a gathering would
@@ -76,7 +77,17 @@ class Pretended:
         return Block(items[click], items[click + 1], np.zeros(click.shape, bool), np.ones(click.shape, bool))
 
     def add(self, values: torch.Tensor) -> None:
-        self.bytes += values.numel() * values.element_size()
+        self.sent += values.numel() * values.element_size()
+
+    def share(self, numbers: np.ndarray) -> np.ndarray:
+        return np.stack([numbers] * self.size)
+
+    def collect(self, content: bytes) -> list[bytes]:
+        return [content] * self.size
+
+
+def _pretended(size: int, log: Sessions) -> Exchange:
+    return Pretended(size, log)
 
 
 WAYS: dict[str, Callable[[Sessions], Exchange]] = {
@@ -85,7 +96,7 @@ WAYS: dict[str, Callable[[Sessions], Exchange]] = {
     "two, exact": lambda _: Collective(timeout=PATIENCE),
     "two, exact, gloo": lambda _: Collective(share_memory=False),
     **{f"two, --sync-every {every}": lambda _: Collective(timeout=PATIENCE) for every in (8, 64)},
-    **{f"one of {size}, pretended": partial(Pretended, size) for size in (WORKERS, *GPUS)},
+    **{f"one of {size}, pretended": functools.partial(_pretended, size) for size in (WORKERS, *GPUS)},
 }
 """Ways to train by name, each with the exchange that it trains with, made from the log; "two" run in both at once."""
 
@@ -140,9 +151,9 @@ class Member:
             self._begun[way] = exchange, walked
             next(self._begun[way][1])
         exchange, walked = self._begun[way]
-        sent, began = exchange.bytes, time.perf_counter()
+        sent, began = exchange.sent, time.perf_counter()
         done = sum(itertools.islice(walked, blocks))
-        return {"seconds": (time.perf_counter() - began) / done, "bytes": (exchange.bytes - sent) / done}
+        return {"seconds": (time.perf_counter() - began) / done, "bytes": (exchange.sent - sent) / done}
 
     def sum(self, through: str, numbers: int) -> dict[str, float]:
         """Seconds of a sum of so many float32 numbers over the members."""
@@ -305,8 +316,9 @@ def _gpus(
 ) -> list[dict[str, Any]]:
     """Expected efficiency of GPUs, with the growth of compute that was measured here."""
     found = []
-    row = 4 * (settings.width + 1)
-    dense = 4 * sum(weight.numel() for weight in initialise(settings, 1).dense.values())
+    kept = 4 * (1 + len(state_names(settings)))  # of each weight, with its optimizer's state
+    row = kept * (settings.width + 1)
+    dense = kept * sum(weight.numel() for weight in initialise(settings, 1).dense.values())
     for network, count, every in itertools.product(NETWORKS, GPUS, SYNC_EVERY):
         way = f"one of {count}, pretended"
         growth, size = _ratio(times, way, "one alone"), sent[way]

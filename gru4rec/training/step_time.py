@@ -59,14 +59,14 @@ NETWORKS = (
 
 
 def touched_rows(support: np.ndarray, settings: Hyperparameters, workers: int, steps: int) -> float:
-    """Distinct items that `workers` touch in `steps` on their own, each with extra negatives of its own: expected.
+    """Distinct items that `workers` touch in `steps` on their own, all with the same extra negatives: expected.
 
     Inputs and targets are drawn by their `support` [V]; independent draws, so a little too many. Tied embedding.
     """
     popular = support / support.sum()
     drawn = np.maximum(support, 1).astype(np.float64) ** settings.sample_alpha
     drawn /= drawn.sum()
-    clicks, negatives = 2 * settings.batch_size * workers * steps, settings.n_sample * workers * steps
+    clicks, negatives = 2 * settings.batch_size * workers * steps, settings.n_sample * steps
     return float((1 - (1 - popular) ** clicks * (1 - drawn) ** negatives).sum())
 
 

@@ -214,7 +214,7 @@ def test_checkpoints_of_other_data_are_not_gone_on_with(data, tmp_path, tmp_path
 
 
 class Differs(Alone):
-    """Two workers, of which the other has other weights from the third exchange on."""
+    """Two workers, of which the other has other weights from the fourth comparison on."""
 
     size = 2
 

@@ -44,7 +44,7 @@ def test_expected_touched_rows_are_the_mean_of_many_draws():
     counts = []
     for _ in range(4000):
         clicks = rng.choice(8, 2 * 2 * 2 * 2, p=support / support.sum())
-        counts.append(len({*clicks, *rng.choice(8, 3 * 2 * 2, p=weight / weight.sum())}))
+        counts.append(len({*clicks, *rng.choice(8, 3 * 2, p=weight / weight.sum())}))
     assert step_time.touched_rows(support, settings, workers=2, steps=2) == pytest.approx(np.mean(counts), abs=0.06)
 
 

@@ -4,22 +4,19 @@ import errno
 import itertools
 import mmap
 import os
-import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+import summing
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gru4rec.errors import GRU4RecError
 from gru4rec.training import shared_sum
-from gru4rec.training.exchange import Collective
 from gru4rec.training.shared_sum import SharedSum, possible
 
 CAPACITY = 128
@@ -87,43 +84,13 @@ def test_workers_that_bring_different_numbers_are_an_error():
     assert all("different numbers of values to one sum: [4, 5]" in str(error) for error in found)
 
 
-def _member(rank: int, folder: str, results) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    shared_sum._FOLDER = Path(folder, "of one machine")
-    exchanges = [Collective(timeout=1.0), Collective(share_memory=False)]
-    generator = torch.Generator().manual_seed(rank)
-    for count in (10, 5, 1000, 100_000, 3):  # the memory grows twice
-        values = torch.randn(count, generator=generator)
-        sums = [values.clone(), values.clone()]
-        for exchange, found in zip(exchanges, sums, strict=True):
-            exchange.add(found)
-        assert torch.equal(*sums)
-    assert exchanges[0]._shared is not None
-
-    shared_sum._FOLDER = Path(folder, f"of machine {rank}")
-    apart = Collective()
-    found = torch.full((9,), float(rank + 1))
-    apart.add(found)
-    assert apart._shared is None
-    assert torch.equal(found, torch.full((9,), 3.0))
-
-    results[f"bytes {rank}"] = exchanges[0].bytes
-    if rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    try:
-        exchanges[0].add(torch.ones(3))
-    except GRU4RecError as error:
-        results["error"] = str(error)
-
-
 @here
 def test_two_processes_share_memory_where_they_can_leave_nothing_and_notice_a_death(tmp_path):
     for name in ("of one machine", "of machine 0", "of machine 1"):
         (tmp_path / name).mkdir()
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
-        started = mp.spawn(_member, (str(tmp_path), results), nprocs=2, join=False)
+        started = mp.spawn(summing.member, (str(tmp_path), results), nprocs=2, join=False)
         for process in started.processes:
             process.join(60)
         with pytest.raises(mp.ProcessExitedException, match="SIGKILL"):
