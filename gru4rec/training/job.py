@@ -24,7 +24,7 @@ from gru4rec.training.watcher import Watcher
 
 def train(settings: Train) -> dict[str, Any]:
     """Run the job, or what is left of it; the result has the keys of the job contract."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     # What is wrong with the settings, the data or the model is said before Ray starts.
     begun = run_folder.find(settings)
     finished = begun.result() if begun else None

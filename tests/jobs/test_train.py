@@ -120,7 +120,7 @@ def check_warm_start(result: dict, capsys) -> None:
     assert code == 1
     assert "100 items keep their weights and the optimizer's state, 0 are new, 0 dropped" in " ".join(shown.split())
     error = shown.splitlines()[-1]
-    found = re.fullmatch(r"error: the loss .* in epoch 2, step \d+.*; the model of the last whole epoch is (.*)", error)
+    found = re.fullmatch(r"error: the loss .* in epoch 2, step \d+.*; the last good model is (.*)", error)
     assert found, error
     assert folder.load(found[1]).model.item_count == 100
     assert folder.load_optimizer(found[1])
