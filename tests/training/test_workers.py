@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 import torch
 import workers
 from simple_log import simple_log
@@ -66,18 +65,26 @@ def test_two_workers_equal_one_process_for_long_and_when_one_runs_out(tmp_path):
     assert len(of_workers[0].losses) > 100
 
 
-@pytest.mark.parametrize("embedding", ["tied", "separate"])
-@pytest.mark.parametrize("sync_every", [4, 128])
-def test_local_steps_are_averaged_over_the_workers_that_touched_a_row(tmp_path, sync_every, embedding):
+def test_local_steps_are_averaged_over_the_workers_that_touched_a_row(tmp_path):
     """Against two processes that know nothing of each other, averaged by hand."""
-    settings = dataclasses.replace(LOCAL, embedding=embedding)
     sessions, support = simple_log(500, 400)
-    several = dealt(sessions, 2)
-    streams = [several[0], Sessions(several[1].offsets[:61], several[1].items[: several[1].offsets[60]])]
-    (found,) = workers.together(tmp_path, [(settings, support, streams, 1000, sync_every)])
-    if sync_every <= BLOCK_STEPS:
-        assert found[0].hash == found[1].hash
+    first, second = dealt(sessions, 2)
+    streams = [first, Sessions(second.offsets[:61], second.items[: second.offsets[60]])]
+    runs = [
+        (dataclasses.replace(LOCAL, embedding=embedding), support, streams, 1000, every)
+        for embedding in ("tied", "separate")
+        for every in (4, 128)
+    ]
+    for run, found in zip(runs, workers.together(tmp_path, runs), strict=True):
+        if run[-1] <= BLOCK_STEPS:  # the last block ends with an average
+            assert found[0].hash == found[1].hash
+        for worker, tensors in zip(found, averaged_by_hand(*run), strict=True):
+            for name, values in worker.weights.items():
+                np.testing.assert_allclose(values, tensors[name].numpy(), atol=1e-5, err_msg=f"{run[-1]} {name}")
 
+
+def averaged_by_hand(settings, support, streams, _, every) -> list[dict[str, torch.Tensor]]:
+    """Weights and optimizer's state of each worker after an epoch."""
     trainers = [Trainer(initialise(settings, len(support)), support) for _ in streams]
     everything = [{**of.model.tensors(), **of.optimizer_tensors()} for of in trainers]
     base = {name: tensor.clone() for name, tensor in everything[0].items()}
@@ -95,12 +102,10 @@ def test_local_steps_are_averaged_over_the_workers_that_touched_a_row(tmp_path, 
                 if step < len(steps):
                     of._step(steps[step], settings.learning_rate)
             steps_since += 1
-            if steps_since == sync_every:
+            if steps_since == every:
                 steps_since = 0
                 average_by_hand(everything, base)
-    for worker, tensors in zip(found, everything, strict=True):
-        for name, values in worker.weights.items():
-            np.testing.assert_allclose(values, tensors[name].numpy(), atol=1e-5, err_msg=name)
+    return everything
 
 
 def rows_that_differ(tensors: dict[str, torch.Tensor], base: dict[str, torch.Tensor], *names: str) -> torch.Tensor:
