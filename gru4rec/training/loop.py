@@ -45,6 +45,7 @@ CHECKPOINTS, BEST, MODEL, ATTEMPT = "checkpoints", "best", "model", "attempt"
 
 _ORDER = 64  # purpose of random streams, beside those of the trainer
 _PROGRESS_S = 0.5  # between two pieces of news within an epoch
+_EVALUATED = 1024  # sessions that are ranked at a time
 
 
 class Diverged(GRU4RecError):
@@ -335,17 +336,22 @@ class Training:
     # -- what is measured --------------------------------------------------------------------------------------------
 
     def _evaluate(self, split: str, cutoffs: Sequence[int]) -> RankingMetrics:
-        """Metrics over a split, of which each worker ranks its own shards, one at a time."""
+        """Metrics over a split, of which each worker ranks its own shards."""
         metrics = RankingMetrics(cutoffs)
         counted = metrics.state()
-        for shard in self._prepared.shards(split)[self._exchange.rank :: self._exchange.size]:
-            for sessions in shard.batches():
-                self._alive()
-                counted += ranking.evaluate(self.trainer.model, sessions, cutoffs).state()
+        own = self._prepared.shards(split)[self._exchange.rank :: self._exchange.size]
+        batches = (batch for shard in own for batch in shard.batches(_EVALUATED))
+        while True:
+            # All keep step, so that nobody waits for long at the end: that would look like a stall.
+            batch = next(batches, None)
+            self._alive()
+            if not self._exchange.share(np.array([batch is not None], np.int64)).any():
+                break
+            if batch is not None:
+                counted += ranking.evaluate(self.trainer.model, batch, cutoffs).state()
         counted = counted.to(self._device)
         self._exchange.add(counted)
         metrics.restore(counted)
-        self._alive()
         return metrics
 
     def _figures(self, last: Point, sent: int, steps: int) -> tuple[WorkerFigures, ...]:

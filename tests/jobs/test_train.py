@@ -36,7 +36,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.ray
 def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
-    options = "--workers 2 --order shuffled --patience 2 --model-out kept --storage left"
+    options = "--workers 2 --order shuffled --patience 2 --model-out kept --storage left --run-name first"
     code, result, shown = run(capsys, config.Train, train, f"{QUICK} {options}")
     assert code == 0, shown
     prepared = Prepared(result["data"])
@@ -59,6 +59,10 @@ def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
 
     validated = [point.value for point in client.get_metric_history(result["run_id"], "valid_mrr_at_20")]
     assert result["best_epoch"] == 1 + int(np.argmax(validated))
+
+    code, again, shown = run(capsys, config.Train, train, f"{QUICK} {options}")
+    assert (code, again) == (0, result)
+    assert "run first is finished: nothing to do" in shown
 
     check_evaluation(result, capsys)
     check_lists(prepared, here, capsys)
