@@ -176,7 +176,7 @@ class Trainer:
             if after:
                 after(point)
         if self._averager:
-            self._averager.average()
+            self._average()
         return self._whole(point)
 
     def digest(self, block: int | None = None) -> int:
@@ -291,17 +291,24 @@ class Trainer:
 
     def _train(self, steps: list["_Step"], rate: float, block: int) -> Tensor:
         losses = torch.empty(len(steps), device=self.model.device)
-        for number, step in enumerate(steps):
-            losses[number] = self._step(step, rate)
-            if self._averager and (number + 1) % self._sync_every == 0:
-                self._averager.average()
+        averages = 0
+        for number, step in enumerate(steps, start=1):
+            losses[number - 1] = self._step(step, rate)
+            if self._averager and number % self._sync_every == 0:
+                self._average()
+                averages += 1
         if self._averager:
             # Another worker may have more steps in this block; and averages may lie blocks apart.
-            for _ in range(BLOCK_STEPS // self._sync_every - len(steps) // self._sync_every):
-                self._averager.average()
-            if (block + 1) * BLOCK_STEPS % self._sync_every == 0 and self._sync_every > BLOCK_STEPS:
-                self._averager.average()
+            due = BLOCK_STEPS // self._sync_every or int((block + 1) * BLOCK_STEPS % self._sync_every == 0)
+            for _ in range(due - averages):
+                self._average()
         return losses
+
+    def _average(self) -> None:
+        assert self._averager  # noqa: S101
+        began = time.perf_counter()
+        self._averager.average()
+        self._exchanging += time.perf_counter() - began
 
     def _dropout(self, p: float, purpose: int, epoch: int, number: int, width: int) -> Tensor | None:
         """Factors [T, B, width] of this worker's lanes: 0 with probability p, else 1 / (1 − p).
