@@ -176,7 +176,7 @@ class Trainer:
             if after:
                 after(point)
         if self._averager:
-            self._average()
+            self._average(self._averager)
         return self._whole(point)
 
     def digest(self, block: int | None = None) -> int:
@@ -295,19 +295,18 @@ class Trainer:
         for number, step in enumerate(steps, start=1):
             losses[number - 1] = self._step(step, rate)
             if self._averager and number % self._sync_every == 0:
-                self._average()
+                self._average(self._averager)
                 averages += 1
         if self._averager:
             # Another worker may have more steps in this block; and averages may lie blocks apart.
             due = BLOCK_STEPS // self._sync_every or int((block + 1) * BLOCK_STEPS % self._sync_every == 0)
             for _ in range(due - averages):
-                self._average()
+                self._average(self._averager)
         return losses
 
-    def _average(self) -> None:
-        assert self._averager  # noqa: S101
+    def _average(self, averager: Averager) -> None:
         began = time.perf_counter()
-        self._averager.average()
+        averager.average()
         self._exchanging += time.perf_counter() - began
 
     def _dropout(self, p: float, purpose: int, epoch: int, number: int, width: int) -> Tensor | None:
