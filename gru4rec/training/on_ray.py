@@ -143,8 +143,9 @@ def _work(config: dict[str, Any]) -> Finished | None:
     exchange = Collective(device, timeout=config["plan"].stall_timeout or math.inf)
     try:
         prepared = Prepared(config["data"])
-        prepared.verify("train", exchange.rank, exchange.size)
         settings = Hyperparameters(**config["hyperparameters"])
+        for split in ("train", "test", *(("valid",) if settings.patience else ())):
+            prepared.verify(split, exchange.rank, exchange.size)
         training = Training(settings, prepared, config["plan"], exchange, _Teller(board, exchange.size), device)
         return training.run()
     except Exception as error:
@@ -197,6 +198,7 @@ def fit(
             num_workers=least if least == most else (least, most),
             use_gpu=settings.gpus,
             resources_per_worker={"CPU": settings.threads, **({"GPU": 1} if settings.gpus else {})},
+            elastic_resize_monitor_interval_s=settings.resize_seconds,
         ),
         run_config=RunConfig(
             name=attempt,
