@@ -296,6 +296,12 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
         "Ray Train workers, each with batch-size lanes; or MIN:MAX, as many as the cluster has room for: it goes on "
         "with fewer when a node is lost, and with more when one joins.",
     )
+    resize_seconds: float = setting(
+        60.0,
+        "With MIN:MAX workers, seconds between two looks whether there is room for more; more workers go on from the "
+        "start of the epoch.",
+        ge=0,
+    )
     sync_every: int = setting(
         1,
         "Steps between two exchanges of the workers: 1 is exact; more, for slow networks, lets each step alone and "

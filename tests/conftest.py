@@ -10,6 +10,9 @@ from typing import Any
 import hypothesis
 import pytest
 
+# Their assertions say as much as those of the tests that call them.
+pytest.register_assert_rewrite("chaos.job", "chaos.checks")
+
 # The time of one example says more about the machine's load than about the code.
 hypothesis.settings.register_profile("gru4rec", deadline=None)
 hypothesis.settings.load_profile("gru4rec")

@@ -30,13 +30,14 @@ def register(
     metrics: Mapping[str, float] | None = None,
     data_fingerprint: str = "",
     tags: Mapping[str, str] | None = None,
+    step: int = 0,
 ) -> str:
-    """Log the model folder with the run, attach `metrics` to it, register it, and return the new version.
+    """Log the model folder with the run, record `metrics` of both at `step`, register it, and return the new version.
 
     `runs.connect` first. Logged is a pyfunc model from code (see pyfunc_model.py) with the folder as its
     artifact and this package's source beside it; nothing is pickled. With an empty `model_name` the model
-    is logged, not registered, and the result is empty. A run that has registered a version of this name already
-    gets no second one.
+    is logged, not registered, and the result is empty. Called again for the same run, after whatever interrupted it,
+    it does what is left to do: a run has one such model, one point of each metric, and one version of a name.
     """
     import mlflow
 
@@ -45,6 +46,46 @@ def register(
         known = client.search_model_versions(f"name = '{_checked_name(model_name)}' and run_id = '{run_id}'")
         if known:
             return str(max(int(version.version) for version in known))
+    logged = _logged(run_id) or _log(run_id, folder)
+    if metrics and not logged.metrics:
+        # The time is always the same: points that an interrupted call has recorded are not recorded twice.
+        runs.log_metrics(run_id, metrics, step, logged.model_id, logged.creation_timestamp)
+    if not model_name:
+        return ""
+    if not client.search_registered_models(f"name = '{_checked_name(model_name)}'"):
+        client.create_registered_model(model_name)
+    version = client.create_model_version(
+        model_name,
+        source=f"models:/{logged.model_id}",
+        run_id=run_id,
+        tags={k: v for k, v in {"data_fingerprint": data_fingerprint, **(tags or {})}.items() if v},
+        model_id=logged.model_id,
+    )
+    link = json.dumps([{"name": model_name, "version": version.version}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # shown in the UI
+    return str(version.version)
+
+
+def _logged(run_id: str) -> Any:
+    """The run's logged model; None where it has none. Models that were logged in part are deleted."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    wanted = f"source_run_id = '{run_id}' AND name = '{ARTIFACT}'"
+    whole = None
+    for model in client.search_logged_models([client.get_run(run_id).info.experiment_id], wanted):
+        if model.status == mlflow.entities.LoggedModelStatus.READY:
+            whole = model
+        else:
+            client.delete_logged_model(model.model_id)
+    return whole
+
+
+def _log(run_id: str, folder: str) -> Any:
+    """Log the model folder with the run; the logged model."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     loaded = model_folder.load(folder)
     with tempfile.TemporaryDirectory() as place:
@@ -67,22 +108,7 @@ def register(
             input_example=_example(loaded),
         )
         sys.path[:] = imports  # the example is tried on a copy, whose source folder stays on the path
-    if metrics:
-        runs.log_metrics(run_id, metrics, model_id=logged.model_id)
-    if not model_name:
-        return ""
-    if not client.search_registered_models(f"name = '{_checked_name(model_name)}'"):
-        client.create_registered_model(model_name)
-    version = client.create_model_version(
-        model_name,
-        source=f"models:/{logged.model_id}",
-        run_id=run_id,
-        tags={k: v for k, v in {"data_fingerprint": data_fingerprint, **(tags or {})}.items() if v},
-        model_id=logged.model_id,
-    )
-    link = json.dumps([{"name": model_name, "version": version.version}])
-    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # shown in the UI
-    return str(version.version)
+    return client.get_logged_model(logged.model_id)
 
 
 def _checked_name(name: str) -> str:

@@ -107,14 +107,19 @@ def plain(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None) -> None:
-    """Record metrics of a run at a step; with `model_id` for that logged model as well."""
+def log_metrics(
+    run_id: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None, at_ms: int | None = None
+) -> None:
+    """Record metrics of a run at a step; with `model_id` for that logged model as well.
+
+    `at_ms`: milliseconds since 1970, now by default. The same points at the same time are recorded once, however often.
+    """
     import mlflow
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
+    time_ms = int(time.time() * 1000) if at_ms is None else at_ms
     recorded = [
-        Metric(key, float(value), now, step, model_id=model_id, run_id=run_id) for key, value in metrics.items()
+        Metric(key, float(value), time_ms, step, model_id=model_id, run_id=run_id) for key, value in metrics.items()
     ]
     mlflow.MlflowClient().log_batch(run_id, metrics=recorded)
 

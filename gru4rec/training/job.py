@@ -52,10 +52,14 @@ def train(settings: Train) -> dict[str, Any]:
             with Watcher(console, settings.epochs, splits["train"]["transitions"], run.run_id) as watcher:
                 trained = fit(settings, prepared.folder, run.folder, watcher, run.start if settings.warm_start else "")
             model = storage.join(run.folder, MODEL)
-            if not runs.logged_steps(run.run_id, "recall_at_20"):
-                metrics = {**trained.metrics, "events_per_second": _speed(trained)}
-                runs.log_metrics(run.run_id, metrics, step=settings.epochs)
-            version = registry.register(run.run_id, model, settings.model_name, trained.metrics, prepared.fingerprint)
+            version = registry.register(
+                run.run_id,
+                model,
+                settings.model_name,
+                trained.metrics,
+                prepared.fingerprint,
+                step=len(trained.epochs),
+            )
             if settings.model_out:
                 kept, optimizer = model_folder.load(model), model_folder.load_optimizer(model)
                 out = storage.absolute(settings.model_out)

@@ -27,7 +27,7 @@ from gru4rec.config import Hyperparameters, Train
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.training import checkpoints, loop
-from gru4rec.training.exchange import Collective
+from gru4rec.training.exchange import Collective, Exchange
 from gru4rec.training.explosion import Exploded
 from gru4rec.training.loop import Plan, Training
 from gru4rec.training.progress import Done, Finished, Point
@@ -35,6 +35,10 @@ from gru4rec.training.progress import Done, Finished, Point
 RAY = "ray"  # what Ray Train itself writes, in the run's folder
 
 _SAME_EVERYWHERE = (Exploded, loop.Diverged)  # errors that all workers of one step meet alike
+
+
+class DamagedData(InputError):
+    """A file of the prepared folder is missing or damaged; all workers know."""
 
 
 @dataclass(frozen=True)
@@ -143,17 +147,31 @@ def _work(config: dict[str, Any]) -> Finished | None:
     exchange = Collective(device, timeout=config["plan"].stall_timeout or math.inf)
     try:
         prepared = Prepared(config["data"])
-        prepared.verify("train", exchange.rank, exchange.size)
         settings = Hyperparameters(**config["hyperparameters"])
+        _verify(prepared, ("train", "test", *(("valid",) if settings.patience else ())), exchange)
         training = Training(settings, prepared, config["plan"], exchange, _Teller(board, exchange.size), device)
         return training.run()
     except Exception as error:
         ours = isinstance(error, GRU4RecError)
         # What cannot be sent is sent as text: exceptions of libraries may not survive the way.
         ray.get(board.failed.remote(error if ours else RuntimeError(f"{type(error).__name__}: {error}"), ours))
-        if (exchange.size == 1 and ours) or (isinstance(error, _SAME_EVERYWHERE) and config["plan"].sync_every == 1):
+        together = isinstance(error, _SAME_EVERYWHERE) and config["plan"].sync_every == 1
+        if (exchange.size == 1 and ours) or together or isinstance(error, DamagedData):
             return None  # all workers are here; others would wait for one that returns, and go with one that fails
         raise
+
+
+def _verify(prepared: Prepared, splits: Sequence[str], exchange: Exchange) -> None:
+    """Check all files of the splits, each worker some; raises DamagedData in all workers where one finds damage."""
+    found = ""
+    try:
+        for split in splits:
+            prepared.verify(split, exchange.rank, exchange.size)
+    except InputError as error:
+        found = str(error)
+    for message in exchange.collect(found.encode()):
+        if message:
+            raise DamagedData(message.decode())
 
 
 def fit(
@@ -197,6 +215,7 @@ def fit(
             num_workers=least if least == most else (least, most),
             use_gpu=settings.gpus,
             resources_per_worker={"CPU": settings.threads, **({"GPU": 1} if settings.gpus else {})},
+            elastic_resize_monitor_interval_s=settings.resize_seconds,
         ),
         run_config=RunConfig(
             name=attempt,

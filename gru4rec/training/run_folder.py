@@ -7,6 +7,7 @@ and what `loop.py` keeps there
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,13 +18,15 @@ from gru4rec.errors import InputError
 
 RUNS, RUN, RESULT, START = "runs", "run.json", "result.json", "start"
 
+_HALF = re.compile(r".+\.[0-9a-f]{32}\.(tmp|old)")  # on its way to its name, or from it
+
 # What is trained; a run is gone on with as it was begun.
 _WHAT = [*(field.name for field in fields(Hyperparameters)), "sync_every", "warm_start"]
 # How, and where to; the command that goes on may say otherwise. Where things are recorded (`tracking_uri`, `storage`)
 # is not kept: it may hold credentials.
 _HOW = [
     *("workers", "threads", "gpus", "cutoffs", "experiment", "model_name", "model_out"),
-    *("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints", "max_failures", "stall_timeout"),
+    *("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints", "max_failures", "stall_timeout", "resize_seconds"),
     *(field.name for field in fields(Simulation)),
 ]
 
@@ -49,6 +52,11 @@ class Run:
         return storage.read_json(path) if storage.exists(path) else None
 
     def finish(self, result: Mapping[str, Any]) -> None:
+        """Keep the result, and remove what killed processes have left half-written."""
+        for name in filter(_HALF.fullmatch, storage.list_files(self.folder)):
+            storage.remove_file(storage.join(self.folder, name))
+        for name in filter(_HALF.fullmatch, storage.list_folders(self.folder)):
+            storage.remove_folder(storage.join(self.folder, name))
         storage.write_json(storage.join(self.folder, RESULT), result)
 
 

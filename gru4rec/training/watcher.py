@@ -47,7 +47,8 @@ class Watcher:
 
     def __call__(self, news: News) -> None:
         for message in news.said[self._said :]:
-            self._console.print(message, style="bold yellow" if message.startswith("WARNING") else None)
+            style = "bold yellow" if message.startswith("WARNING") else None
+            self._console.print(message, style=style, soft_wrap=True)  # paths stay whole, to be searched for
         self._said = len(news.said)
         done = news.epoch * self._transitions + news.point.events
         speed = self._speed(done)
@@ -106,7 +107,8 @@ class Watcher:
         self._console.print(
             f"epoch {number}/{self._epochs}  loss {epoch.loss:.4f}  {epoch.events / seconds:,.0f} events/s  "
             f"{epoch.steps / seconds:,.0f} mini-batches/s  {seconds:.1f} s  "
-            f"waiting for input {max(worker.wait_share for worker in done.workers):.1%}{shown}"
+            f"waiting for input {max(worker.wait_share for worker in done.workers):.1%}{shown}",
+            soft_wrap=True,
         )
 
 

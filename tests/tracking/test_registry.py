@@ -54,6 +54,36 @@ def test_a_version_carries_its_run_its_data_and_its_metrics(store, registered):
     assert {m.key: m.value for m in logged.metrics} == {"recall_at_20": 0.5, "mrr_at_20": 0.25}
 
 
+class Killed(BaseException):
+    """What a SIGKILL would do."""
+
+
+@pytest.mark.parametrize("where", ["log_batch", "_log_model_metrics", "create_model_version"])
+def test_interrupted_anywhere_and_called_again_a_run_has_all_of_it_once(store, tmp_path, monkeypatch, where):
+    import mlflow
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    folder.save(MODEL, items(NUMBERS), str(tmp_path / "model"))
+    run_id = runs.start_run(runs.connect(store), {})
+    call = (run_id, str(tmp_path / "model"), "gru4rec", {"recall_at_20": 0.5, "mrr_at_20": 0.25}, "abc", None, 3)
+
+    def killed(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlAlchemyStore if where.startswith("_") else mlflow.MlflowClient, where, killed)
+        with pytest.raises(Killed):
+            registry.register(*call)
+    assert registry.register(*call) == registry.register(*call) == "1"
+    client = mlflow.MlflowClient()
+    for key, value in {"recall_at_20": 0.5, "mrr_at_20": 0.25}.items():
+        assert [(point.step, point.value) for point in client.get_metric_history(run_id, key)] == [(3, value)]
+    (logged,) = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert {(metric.key, metric.value) for metric in logged.metrics} == {("recall_at_20", 0.5), ("mrr_at_20", 0.25)}
+    (version,) = client.search_model_versions("name = 'gru4rec'")
+    assert version.source == f"models:/{logged.model_id}"
+
+
 def test_versions_count_up_and_aliases_and_latest_resolve_to_numbers(store, registered):
     registered()
     _, second = registered()
