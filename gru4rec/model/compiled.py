@@ -3,6 +3,8 @@
 
 What is summed over a worker's own lanes may be summed in any order (`_ANY_ORDER`): the sums go to all workers and come
 back the same for each. The update of the rows, which every worker computes for itself, must round alike everywhere.
+
+A kernel that takes `threads` is shared out between so many, by lanes or by rows: no number depends on how many.
 """
 
 import numba
@@ -12,6 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from gru4rec.model.constants import ADAM_EPSILON, EPSILON, OPTIMIZERS, TINY
+from gru4rec.model.threads import shared
 
 SGD, ADAGRAD, RMSPROP, ADADELTA, ADAM = range(len(OPTIMIZERS))
 
@@ -80,14 +83,19 @@ def _tanh(x):
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(packed, rows, out, last_column):
+def gather(threads, packed, rows, out, last_column):
     """out [M, D] = the weights of `rows` [M] int64 in a packed table [V, S, D].
 
     `last_column` is added to the last number of the first so many rows.
     """
+    shared(_gather, threads, len(rows), (packed, rows, out, last_column))
+
+
+@numba.njit(cache=True, nogil=True)
+def _gather(packed, rows, out, last_column, start, stop):
     flat, size, width = packed.reshape(-1), packed.shape[1] * packed.shape[2], packed.shape[2]
-    last = len(rows) - _AHEAD
-    for m in range(len(rows)):
+    last = stop - _AHEAD
+    for m in range(start, stop):
         if m < last:
             ahead = rows[m + _AHEAD] * size
             for line in range(0, width, _LINE):
@@ -95,7 +103,7 @@ def gather(packed, rows, out, last_column):
         row = rows[m]
         for d in range(width):
             out[m, d] = packed[row, 0, d]
-    for m in range(len(last_column)):
+    for m in range(start, min(stop, len(last_column))):
         out[m, width - 1] += last_column[m]
 
 
@@ -141,11 +149,16 @@ def pick(uniform, keep, alias, out):
         out[i] = item if place - item < keep[item] else alias[item]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
-def gru_forward(gates_x, gates_h, h, new):
+@numba.njit(cache=True, nogil=True)
+def gru_forward(threads, gates_x, gates_h, h, new):
     """The gates r, z, n take the place of gates_x [B, 3H]; `new` [B, H] is the new state. See `cells.gru`."""
+    shared(_gru_forward, threads, len(h), (gates_x, gates_h, h, new))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _gru_forward(gates_x, gates_h, h, new, start, stop):
     units = h.shape[1]
-    for lane in range(len(h)):
+    for lane in range(start, stop):
         x, u, old, out = gates_x[lane], gates_h[lane], h[lane], new[lane]
         for i in range(2 * units):
             x[i] = _sigmoid(x[i] + u[i])
@@ -155,11 +168,16 @@ def gru_forward(gates_x, gates_h, h, new):
             out[i] = n + x[units + i] * (old[i] - n)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
-def gru_backward(d_new, gates, gates_h, h, d_gates_x, d_gates_h):
+@numba.njit(cache=True, nogil=True)
+def gru_backward(threads, d_new, gates, gates_h, h, d_gates_x, d_gates_h):
     """From the gradient of the new state [B, H] those of what the gates summed, [B, 3H] each; `gates` are r, z, n."""
+    shared(_gru_backward, threads, len(h), (d_new, gates, gates_h, h, d_gates_x, d_gates_h))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _gru_backward(d_new, gates, gates_h, h, d_gates_x, d_gates_h, start, stop):
     units = h.shape[1]
-    for lane in range(len(h)):
+    for lane in range(start, stop):
         g, u, old, slope = gates[lane], gates_h[lane], h[lane], d_new[lane]
         d_x, d_h = d_gates_x[lane], d_gates_h[lane]
         for i in range(units):
@@ -175,15 +193,21 @@ def gru_backward(d_new, gates, gates_h, h, d_gates_x, d_gates_h):
             d_h[2 * units + i] = d_n * r
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
-def cross_entropy(logits, positive, weight, offset, start, stop):
-    """Σ weight · loss of lanes start…stop; its gradient takes the place of the logits [M, B].
+@numba.njit(cache=True, nogil=True)
+def cross_entropy(threads, logits, positive, weight, offset):
+    """Σ weight · loss; its gradient takes the place of the logits [M, B].
 
     See `losses.cross_entropy`. `offset` is overwritten.
     """
+    losses = np.empty(len(weight))
+    shared(_cross_entropy, threads, len(weight), (logits, positive, weight, offset, losses))
+    return losses.sum()
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _cross_entropy(logits, positive, weight, offset, losses, start, stop):
     items = len(logits)
     top, total = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
-    loss = 0.0
     for first in range(start, stop, _TILE):
         size = min(_TILE, stop - first)
         top[:] = -np.inf
@@ -203,7 +227,7 @@ def cross_entropy(logits, positive, weight, offset, start, stop):
         for lane in range(size):
             counts = np.float64(weight[first + lane])
             chance = np.exp(np.float64(offset[first + lane])) / np.float64(total[lane])
-            loss -= counts * np.log(chance + TINY)
+            losses[first + lane] = -counts * np.log(chance + TINY)
             counts *= chance / (chance + TINY)
             top[lane] = counts / np.float64(total[lane])
             offset[first + lane] = counts
@@ -213,21 +237,26 @@ def cross_entropy(logits, positive, weight, offset, start, stop):
                 row[lane] *= top[lane]
         for lane in range(first, first + size):
             logits[positive[lane], lane] -= offset[lane]
-    return loss
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
-def bpr_max(scores, positive, weight, multiplicity, bpreg, elu_param, start, stop):
-    """Σ weight · loss of lanes start…stop, with ELU (0: linear); its gradient takes the place of the scores [M, B].
+@numba.njit(cache=True, nogil=True)
+def bpr_max(threads, scores, positive, weight, multiplicity, bpreg, elu_param):
+    """Σ weight · loss, with ELU (0: linear); its gradient takes the place of the scores [M, B].
 
     See `losses.bpr_max`. `positive` [B] int32. σ(r_i − r_j) = 1 / (1 + mass_j · ahead_i), mass_j = exp(r_j − top_i),
     ahead_i = exp(top_i − r_i).
     """
+    losses = np.empty(len(weight))
+    shared(_bpr_max, threads, len(weight), (scores, positive, weight, multiplicity, bpreg, elu_param, losses))
+    return losses.sum()
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_ANY_ORDER, error_model="numpy")
+def _bpr_max(scores, positive, weight, multiplicity, bpreg, elu_param, losses, start, stop):
     items = len(scores)
     reg, alpha, none = np.float32(bpreg), np.float32(elu_param), np.float32(-np.inf)
     masses = np.empty((items, _TILE), np.float32)
     top, ahead, total, chance, square, slope = np.empty((6, _TILE), np.float32)
-    loss = 0.0
     for first in range(start, stop, _TILE):
         size = min(_TILE, stop - first)
         own = positive[first : first + size]
@@ -264,7 +293,7 @@ def bpr_max(scores, positive, weight, multiplicity, bpreg, elu_param, start, sto
             inverse = 1 / np.float64(total[lane]) if total[lane] != 0 else 0.0
             chance[lane] *= inverse
             square[lane] *= inverse
-            loss += counts * (reg * square[lane] - np.log(chance[lane] + TINY))
+            losses[first + lane] = counts * (reg * square[lane] - np.log(chance[lane] + TINY))
             total[lane] = inverse * counts
             slope[lane] *= inverse * counts / (chance[lane] + TINY)
             top[lane] = 1 / (chance[lane] + TINY)
@@ -279,19 +308,37 @@ def bpr_max(scores, positive, weight, multiplicity, bpreg, elu_param, start, sto
                 change *= count * mass[lane] * total[lane]
                 change -= slope[lane] if own[lane] == m else _ZERO
                 row[lane] = change * (value + alpha if alpha > _ZERO and value <= _ZERO else _ONE)
-    return loss
+
+
+@numba.njit(cache=True, nogil=True)
+def update_rows(threads, kind, packed, updates, rows, gradient, width, learning_rate, momentum, *decays):
+    """One step of an optimizer on the first `width` columns of `rows` of a packed table."""
+    given = (kind, packed, updates, rows, gradient, width, learning_rate, momentum, *decays)
+    shared(_update_rows, threads, len(rows), given)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def update_rows(kind, packed, updates, rows, gradient, width, learning_rate, momentum, decay_first, decay_second):
-    """One step of an optimizer on the first `width` columns of `rows` of a packed table."""
+def _update_rows(
+    kind,
+    packed,
+    updates,
+    rows,
+    gradient,
+    width,
+    learning_rate,
+    momentum,
+    decay_first,
+    decay_second,
+    start,
+    stop,
+):
     lr, mu = np.float32(learning_rate), np.float32(momentum)
     a, rest_a = np.float32(decay_first), np.float32(1 - decay_first)
     b, rest_b = np.float32(decay_second), np.float32(1 - decay_second)
     epsilon, adam_epsilon, zero = np.float32(EPSILON), np.float32(ADAM_EPSILON), np.float32(0)
     flat, size = packed.reshape(-1), packed.shape[1] * packed.shape[2]
-    last = len(rows) - _AHEAD
-    for m in range(len(rows)):
+    last = stop - _AHEAD
+    for m in range(start, stop):
         if m < last:
             ahead = rows[m + _AHEAD] * size
             for line in range(0, size, _LINE):

@@ -5,12 +5,6 @@ operations that is a dozen passes over memory; fused it is one. A GRU step of 32
 microseconds for work of as many nanoseconds; fused it is two. The forms differ in nothing but rounding.
 """
 
-import functools
-import itertools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,13 +13,13 @@ from gru4rec.config import Hyperparameters
 from gru4rec.model.constants import OPTIMIZERS
 
 try:
-    from gru4rec.model import compiled
+    from gru4rec.model import compiled, threads
 except ImportError:  # no numba: plain torch does it all
     compiled = None  # type: ignore[assignment]
 
 FUSED = compiled is not None
 
-_WORTH = 50_000  # numbers for which another thread is worth its call
+_WORTH = 2_000  # numbers for which another thread is worth its call
 _NO_COUNTS, _NOTHING = np.zeros(1, np.int32), np.zeros(0, np.float32)
 
 
@@ -34,23 +28,9 @@ def fits(tensor: Tensor) -> bool:
     return FUSED and tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-def _shared(count: int, size: int, part: Callable[[int, int], Any]) -> list[Any]:
-    """What `part(from, to)` gives for 0…count, in as many parts as torch may use threads, side by side.
-
-    Kernels release the interpreter's lock. Handing a part over costs some 30 µs: work of few numbers (`size`) is done
-    here.
-    """
-    threads = min(torch.get_num_threads(), size // _WORTH)
-    if threads <= 1:
-        return [part(0, count)]
-    ends = [count * i // threads for i in range(threads + 1)]
-    others = [_helpers(torch.get_num_threads()).submit(part, a, b) for a, b in itertools.pairwise(ends[1:])]
-    return [part(0, ends[1]), *(other.result() for other in others)]
-
-
-@functools.lru_cache(1)
-def _helpers(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="kernel")
+def _threads(size: int) -> int:
+    """How many threads work on so many numbers: as many as torch may use, where that is worth it."""
+    return max(1, min(torch.get_num_threads(), size // _WORTH)) if threads.AVAILABLE else 1
 
 
 def gather(packed: Tensor, rows: Tensor, out: Tensor, last_column: Tensor | None = None) -> None:
@@ -61,7 +41,7 @@ def gather(packed: Tensor, rows: Tensor, out: Tensor, last_column: Tensor | None
     if fits(packed):
         table, places, found = packed.numpy(), rows.numpy(), out.numpy()
         added = _NOTHING if last_column is None else last_column.numpy()
-        _shared(len(places), out.numel(), lambda a, b: compiled.gather(table, places[a:b], found[a:b], added[a:b]))
+        compiled.gather(_threads(out.numel()), table, places, found, added)
         return
     torch.index_select(packed[:, 0], 0, rows, out=out)
     if last_column is not None:
@@ -113,17 +93,13 @@ def update_rows(
     counts = _NO_COUNTS if updates is None else updates.numpy()
     table, places, slopes = packed.numpy(), rows.numpy(), gradient.numpy()
     numbers = width, learning_rate, settings.momentum, *decays
-
-    def update(a: int, b: int) -> None:
-        compiled.update_rows(kind, table, counts, places[a:b], slopes[a:b], *numbers)
-
-    _shared(len(places), slopes.size, update)
+    compiled.update_rows(_threads(slopes.size), kind, table, counts, places, slopes, *numbers)
 
 
 def gru_forward(gates_x: Tensor, gates_h: Tensor, h: Tensor) -> Tensor:
     """The new state [B, H] of `cells.gru`, from the two parts of the gates [B, 3H]; gates_x becomes r, z, n."""
     new = torch.empty_like(h)
-    compiled.gru_forward(gates_x.numpy(), gates_h.numpy(), h.numpy(), new.numpy())
+    compiled.gru_forward(_threads(gates_x.numel()), gates_x.numpy(), gates_h.numpy(), h.numpy(), new.numpy())
     return new
 
 
@@ -131,7 +107,7 @@ def gru_backward(d_new: Tensor, gates: Tensor, gates_h: Tensor, h: Tensor) -> tu
     """The gradients of the two parts of the gates, [B, 3H] each, from that of the new state [B, H]."""
     d_gates_x, d_gates_h = torch.empty_like(gates), torch.empty_like(gates)
     given = d_new.numpy(), gates.numpy(), gates_h.numpy(), h.numpy()
-    compiled.gru_backward(*given, d_gates_x.numpy(), d_gates_h.numpy())
+    compiled.gru_backward(_threads(gates.numel()), *given, d_gates_x.numpy(), d_gates_h.numpy())
     return d_gates_x, d_gates_h
 
 
@@ -139,8 +115,8 @@ def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tens
     """`losses.cross_entropy` of logits [B, M], best column-major; without smoothing or masks."""
     by_item = logits.t().contiguous()
     given = by_item.numpy(), positive.numpy(), weight.numpy(), offset.clone().numpy()
-    parts = _shared(len(positive), logits.numel(), lambda a, b: compiled.cross_entropy(*given, a, b))
-    return torch.from_numpy(np.array(sum(parts), np.float32)), by_item.t()
+    loss = compiled.cross_entropy(_threads(logits.numel()), *given)
+    return torch.from_numpy(np.array(loss, np.float32)), by_item.t()
 
 
 def bpr_max(
@@ -149,5 +125,5 @@ def bpr_max(
     """`losses.bpr_max` of scores [B, M] before the activation, ELU (0: linear), best column-major; without masks."""
     by_item = scores.t().contiguous()
     given = by_item.numpy(), positive.to(torch.int32).numpy(), weight.numpy(), multiplicity.numpy(), bpreg, elu_param
-    parts = _shared(len(positive), scores.numel(), lambda a, b: compiled.bpr_max(*given, a, b))
-    return torch.from_numpy(np.array(sum(parts), np.float32)), by_item.t()
+    loss = compiled.bpr_max(_threads(scores.numel()), *given)
+    return torch.from_numpy(np.array(loss, np.float32)), by_item.t()
