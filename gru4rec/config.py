@@ -246,6 +246,7 @@ class Prepare(Common):
         ge=0,
     )
     strict: bool = setting(False, "Stop at the first row that cannot be read instead of setting it aside in rejected/.")
+    report: bool = setting(True, "Write report.html, the data in figures and tables, beside the prepared data.")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from gru4rec import config, storage
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.sessions import formats, ingest, passes, report, sources, write
+from gru4rec.sessions import data_report, formats, ingest, passes, report, sources, write
 from gru4rec.sessions.clean import Rules
 from gru4rec.sessions.prepared import SPLITS, SUMMARY
 
@@ -52,6 +52,8 @@ def prepare(settings: config.Prepare) -> Entry:
         with on_ray.connected(settings.verbose):
             summary = _run(settings, form, files, staging)
         storage.write_json(storage.join(staging, SUMMARY), summary)
+        if settings.report:
+            data_report.write(staging)
         storage.publish(staging, storage.absolute(settings.out), last=SUMMARY)
     finally:
         storage.remove_folder(staging)

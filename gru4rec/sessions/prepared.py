@@ -4,6 +4,7 @@
     DIR/items.parquet       item_id (the log's own type), item_index int32, support int64; index 0…n−1
     DIR/train|valid|test/   sessions in Parquet, rows in order of `start` over all files in name order
     DIR/rejected/           rows that could not be read, each with its file, row and reason
+    DIR/report.html         the data in figures and tables, for people (unless --no-report)
 
 A logical shard is one row group of a training file; shards are numbered in the order of the files' names.
 """
@@ -23,6 +24,7 @@ from gru4rec.sessions.digest import digest
 
 SUMMARY = "prepare.json"
 ITEMS = "items.parquet"
+REPORT = "report.html"
 SPLITS = ("train", "valid", "test")
 
 BATCH = 65_536
@@ -196,6 +198,17 @@ class Prepared:
                 raise InputError(f"{storage.shown(path)}: not a readable Parquet file: {error}") from error
             found += [Shard(path, group) for group in range(groups)]
         return found
+
+    def batches(self, split: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of all sessions of a split, in time order, in parts, in bounded memory.
+
+        Raises InputError that names the file that is missing or corrupt.
+        """
+        for path in self.files(split):
+            try:
+                yield from _batches(path, columns)
+            except _UNREADABLE as error:
+                raise InputError(f"{storage.shown(path)}: cannot be read: {error}") from error
 
     def verify(self, split: str, part: int = 0, of: int = 1) -> None:
         """Check files part, part + of, … of the split against the digests of prepare.json, in bounded memory.

@@ -5,6 +5,7 @@ by their id, never as "the active run", so that any process may add to one.
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -146,6 +147,20 @@ def logged_steps(run_id: str, metric: str) -> set[int]:
     import mlflow
 
     return {point.step for point in mlflow.MlflowClient().get_metric_history(run_id, metric)}
+
+
+def log_file(run_id: str, path: str) -> None:
+    """Keep a copy of the file `path` (any that `pyarrow.fs` opens) with a run, unless it has one of that name."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    name = storage.locate(path)[1].rpartition("/")[2]
+    if name in {artifact.path for artifact in client.list_artifacts(run_id)}:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, name)
+        storage.write_bytes(copy, storage.read_bytes(path))
+        client.log_artifact(run_id, copy)
 
 
 def finish(run_id: str, status: str = "FINISHED") -> None:

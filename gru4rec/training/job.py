@@ -10,7 +10,7 @@ from gru4rec.config import Train
 from gru4rec.errors import InputError
 from gru4rec.evaluation import baselines
 from gru4rec.evaluation.report import comparison
-from gru4rec.sessions.prepared import Prepared
+from gru4rec.sessions.prepared import REPORT, Prepared
 from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking import registry, runs
 from gru4rec.training import run_folder
@@ -49,6 +49,7 @@ def train(settings: Train) -> dict[str, Any]:
         console.print(f"run {run.name}" + (": going on" if begun else f"; if it is interrupted: --resume {run.name}"))
         status = "FAILED"
         try:
+            _log_report(run, prepared)
             with Watcher(console, settings.epochs, splits["train"]["transitions"], run.run_id) as watcher:
                 trained = fit(settings, prepared.folder, run.folder, watcher, run.start if settings.warm_start else "")
             model = storage.join(run.folder, MODEL)
@@ -109,6 +110,13 @@ def _begun(begun: Run | None, settings: Train, prepared: Prepared, old: str) -> 
         start = storage.join(place, settings.run_name or run_id, run_folder.START)
         model_folder.save(kept.model, kept.items, start, kept.config, model_folder.load_optimizer(old))
     return run_folder.begin(settings, run_id, prepared.folder, prepared.fingerprint)
+
+
+def _log_report(run: Run, prepared: Prepared) -> None:
+    """Keep the data report with the run in MLflow, where prepare wrote one."""
+    path = storage.join(prepared.folder, REPORT)
+    if storage.exists(path):
+        runs.log_file(run.run_id, path)
 
 
 def _simulated(settings: Train, console: Console) -> str:

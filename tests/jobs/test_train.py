@@ -54,6 +54,7 @@ def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
     assert logged.data.tags["data_fingerprint"] == prepared.fingerprint
     assert logged.data.metrics["recall_at_20"] == pytest.approx(result["recall_at_20"])
     assert [point.value for point in client.get_metric_history(result["run_id"], "loss")] == result["loss"]
+    assert "report.html" in {artifact.path for artifact in client.list_artifacts(result["run_id"])}
     version = client.get_model_version("gru4rec", result["model_version"])
     assert version.run_id == result["run_id"]
 

@@ -1,6 +1,7 @@
 """MLflow runs against a real sqlite store."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,22 @@ def test_credentials_in_a_path_are_not_recorded(store, client):
     recorded = client.get_run(run_id)
     assert "secret" not in str(recorded.to_dictionary())
     assert recorded.data.tags["data"] == "s3://bucket/data"
+
+
+def test_a_file_is_kept_with_a_run_once(store, client, tmp_path, bucket):
+    run_id = runs.start_run(runs.connect(store), {})
+    (tmp_path / "report.html").write_text("first")
+    runs.log_file(run_id, str(tmp_path / "report.html"))
+    (tmp_path / "report.html").write_text("second")
+    runs.log_file(run_id, str(tmp_path / "report.html"))
+    s3, uri = bucket
+    s3.put_object(Bucket="logs", Key="data/other.html", Body=b"from afar")
+    runs.log_file(run_id, uri("data/other.html"))
+    kept = {found.path: client.download_artifacts(run_id, found.path) for found in client.list_artifacts(run_id)}
+    assert {name: Path(path).read_text() for name, path in kept.items()} == {
+        "report.html": "first",
+        "other.html": "from afar",
+    }
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
