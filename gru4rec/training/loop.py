@@ -44,6 +44,7 @@ from gru4rec.training.warm_start import Overlap, carried_over
 CHECKPOINTS, BEST, MODEL, ATTEMPT = "checkpoints", "best", "model", "attempt"
 
 _ORDER = 64  # purpose of random streams, beside those of the trainer
+_EVALUATED = 8192  # sessions ranked between two signs of life
 _PROGRESS_S = 0.5  # between two pieces of news within an epoch
 
 
@@ -335,13 +336,21 @@ class Training:
     # -- what is measured --------------------------------------------------------------------------------------------
 
     def _evaluate(self, split: str, cutoffs: Sequence[int]) -> RankingMetrics:
-        """Metrics over a split, of which each worker ranks its own shards, one at a time."""
+        """Metrics over a split, of which each worker ranks its own shards, a part at a time.
+
+        All take their parts together: a worker without any does not wait longer than one part takes the others.
+        """
         metrics = RankingMetrics(cutoffs)
         counted = metrics.state()
-        for shard in self._prepared.shards(split)[self._exchange.rank :: self._exchange.size]:
-            for sessions in shard.batches():
-                self._alive()
+        shards = self._prepared.shards(split)[self._exchange.rank :: self._exchange.size]
+        parts = (sessions for shard in shards for sessions in shard.batches(_EVALUATED))
+        more = True
+        while more:
+            self._alive()
+            sessions = next(parts, None)
+            if sessions is not None:
                 counted += ranking.evaluate(self.trainer.model, sessions, cutoffs).state()
+            more = bool(self._exchange.share(np.array([int(sessions is not None)])).any())
         counted = counted.to(self._device)
         self._exchange.add(counted)
         metrics.restore(counted)
