@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -60,25 +61,24 @@ class NoticeBoard:
     def __init__(self, patience: int) -> None:
         self._news = News()
         self._patience = patience  # failures in a row, without a new checkpoint, after which to give up
-        self._failures = 0
+        self._starts = 0  # since the last checkpoint
         self._seen: tuple[int, str] | None = None  # workers and checkpoint of the last beginning
         self._last_error = ""
         self._fatal: Exception | None = None
 
     def starts(self) -> bool:
-        """A worker starts; whether there is anything left to do."""
+        """The workers start, once more or for the first time; whether there is anything left to do."""
+        self._starts += 1
+        if self._starts > self._patience + 1 and self._fatal is None:
+            why = f"; the last error was: {self._last_error}" if self._last_error else ""
+            self._fatal = GRU4RecError(
+                f"the workers failed {self._starts - 1} times without a new checkpoint (--max-failures){why}"
+            )
         return self._fatal is None
 
     def begins(self, workers: int, done: tuple[Done, ...], checkpoint: str) -> None:
-        if self._seen == (workers, checkpoint):
-            self._failures += 1
-            if self._failures > self._patience:
-                why = f"; the last error was: {self._last_error}" if self._last_error else ""
-                self._fatal = GRU4RecError(
-                    f"the workers failed {self._failures} times without a new checkpoint (--max-failures){why}"
-                )
-        else:
-            self._failures = 0
+        if self._seen != (workers, checkpoint):
+            self._starts = 1
         self._seen = workers, checkpoint
         self._news = replace(self._news, stage="training", epoch=len(done), point=Point(), workers=workers, done=done)
 
@@ -89,7 +89,7 @@ class NoticeBoard:
         self._news = replace(self._news, done=(*self._news.done[:number], done))
 
     def committed(self, checkpoint: str) -> None:
-        self._failures = 0
+        self._starts = 1
 
     def stage(self, name: str) -> None:
         self._news = replace(self._news, stage=name)
@@ -118,8 +118,6 @@ class _Teller:
 
     def begins(self, done: Sequence[Done], checkpoint: str) -> None:
         ray.get(self._board.begins.remote(self._workers, tuple(done), checkpoint))
-        if not ray.get(self._board.starts.remote()):
-            raise GRU4RecError("given up")
 
     def progress(self, epoch: int, point: Point) -> None:
         self._board.progress.remote(epoch, replace(point, positions=(), clicked=()))
@@ -140,11 +138,12 @@ class _Teller:
 def _work(config: dict[str, Any]) -> Finished | None:
     """The training of one Ray Train worker."""
     board = config["board"]
-    if not ray.get(board.starts.remote()):
-        return None
     torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
     exchange = Collective(device, timeout=config["plan"].stall_timeout or math.inf)
+    goes_on = ray.get(board.starts.remote()) if exchange.rank == 0 else True
+    if not exchange.share(np.array([int(goes_on)]))[0, 0]:
+        return None
     try:
         prepared = Prepared(config["data"])
         settings = Hyperparameters(**config["hyperparameters"])

@@ -143,6 +143,12 @@ def test_what_is_reported_is_what_the_model_gives(data, tmp_path, undisturbed):
     assert [done.epoch.events for done in finished.epochs] == [data.read("train").transitions] * 3
 
 
+def test_what_is_reported_does_not_depend_on_the_parts_it_is_ranked_in(data, tmp_path, undisturbed, monkeypatch):
+    monkeypatch.setattr(loop, "_EVALUATED", 7)
+    finished, _ = train(data, tmp_path)
+    assert finished.metrics == pytest.approx(undisturbed("gru")[0].metrics, abs=1e-12)
+
+
 def test_early_stopping_keeps_the_best_epoch(data, tmp_path, undisturbed):
     finished, _ = undisturbed("early stopping")
     values = [done.validated["valid_mrr_at_20"] for done in finished.epochs]
