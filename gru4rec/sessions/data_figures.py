@@ -58,7 +58,7 @@ def by_day(splits: Mapping[str, Split]) -> str:
             axes.set_ylabel(f"{what} {unit}")
             axes.yaxis.set_major_formatter("{x:,.0f}")
         upper.set_title(f"Clicks and sessions {unit}")
-        upper.legend(ncols=3)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=3)  # off the bars
         ticks = edges[:-1][:: -(-len(edges) // 7)]
         lower.set_xticks(ticks, [str(np.datetime64(int(day), "D")) for day in ticks])
         lower.set_xlabel("day of the click, or of the session's first click (UTC)")
@@ -115,13 +115,17 @@ def popularity(support: np.ndarray) -> str:
 
 
 def _logarithmic(axes: Any) -> None:
+    """Both axes logarithmic, with labels that are plain numbers also where an axis spans less than a decade or two."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:,.0f}")
+        low, high = axis.get_view_interval()
+        if high < 20 * low:
+            axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x == round(x) else f"{x:g}")
         axis.set_minor_formatter("")
-    axes.set_xlim(left=0.5)
-    axes.set_ylim(bottom=0.5)
 
 
 def _svg(name: str, label: str, height: float, draw: Callable[["Figure"], None]) -> str:

@@ -316,6 +316,12 @@ class TestPage:
         assert number(page.body("rejected")["all"][0]) == 2000
 
 
+def spans(path: str) -> list[tuple[float, float]]:
+    """Least and most x and y of a path of straight lines."""
+    points = np.array(re.findall(r"[ML] (\S+) (\S+)", path), float)
+    return list(zip(points.min(axis=0).tolist(), points.max(axis=0).tolist(), strict=True))
+
+
 class TestFigures:
     @pytest.mark.parametrize("days", [[0], [2_932_896], [0, 2_932_896], range(16000, 16030), range(2000)])
     def test_days_from_1970_to_9999(self, days):
@@ -337,6 +343,25 @@ class TestFigures:
         assert edges[0] == 1
         assert edges[-1] == longest + 1
         assert (np.diff(edges) > 0).all()
+
+    @pytest.mark.parametrize("lengths", [[7], [2] * 30, [2, 3, 4, 5], [*range(2, 60), 10**6]])
+    @pytest.mark.filterwarnings("error")
+    def test_every_axis_has_numbers(self, lengths):
+        """Also where all sessions are nearly equal; and the longest is in the figure, however seldom it is."""
+        split = Split()
+        split.lengths.add(np.array(lengths))
+        lengths_drawn = data_figures.session_lengths({"train": split})
+        for drawn in (lengths_drawn, data_figures.popularity(np.array(lengths)[::-1])):
+            for axis in ("axis_1", "axis_2"):
+                part = drawn[drawn.index(f"matplotlib.{axis}") :]
+                assert re.search(r"<text [^>]*>[\d,.]+</text>", part[: part.index("</g>\n  </g>")])
+        drawn, frame = (
+            re.search(rf'id="lengths-{part}".*? d="(.*?)"', lengths_drawn, re.S)[1] for part in ("patch_3", "patch_2")
+        )
+        assert len(re.findall(r"[ML]", drawn)) >= 2
+        (left, right), (top, bottom) = spans(frame)
+        for low, high, least, most in zip(*zip(*spans(drawn), strict=True), (left, top), (right, bottom), strict=True):
+            assert least <= low <= high <= most
 
     def test_titles_and_axes(self):
         split = Split()
