@@ -219,11 +219,24 @@ class Prepare(Common):
     )
     test_clicks: tuple[str, ...] = setting((), "Click log of the test split, where the data comes already split.")
     out: str = setting(REQUIRED, "Folder for the prepared data.")
-    format: Literal["yoochoose", "columns"] = setting(
+    format: Literal["columns", "yoochoose", "diginetica", "retailrocket", "globo", "uci-eshop", "movielens"] = setting(
         "columns",
-        "Form of the log: 'yoochoose' (no header: session, ISO time, item, category) or 'columns' (named columns).",
+        "Form of the log: 'columns' (named columns) or that of a published log: 'yoochoose' (no header: session, ISO "
+        "time, item, category), 'diginetica' (train-item-views.csv), 'retailrocket' (events.csv: views, sessions of a "
+        "visitor by --session-gap 30m), 'globo' (hourly files), 'uci-eshop', 'movielens' (.inter: a user is a session, "
+        "a rating a click).",
     )
     session_column: str = setting("SessionId", "Name of the session column (format 'columns').")
+    user_column: str = setting(
+        "",
+        "Name of a column of users, where there is none of sessions (format 'columns'): sessions are cut by "
+        "--session-gap, and the id of one is USER_TIME, with the time of its first click in ms.",
+    )
+    session_gap: str = setting(
+        "",
+        "A click more than this after the user's click before begins a new session: a number and s, m or h, such as "
+        "30m (with --user-column; format 'retailrocket' has 30m).",
+    )
     item_column: str = setting("ItemId", "Name of the item column (format 'columns').")
     time_column: str = setting("Time", "Name of the time column (format 'columns').")
     time_unit: Literal["s", "ms", "us", "ns"] = setting(
@@ -246,6 +259,21 @@ class Prepare(Common):
         ge=0,
     )
     strict: bool = setting(False, "Stop at the first row that cannot be read instead of setting it aside in rejected/.")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that contradict each other."""
+        if self.session_gap and not self.gap:
+            raise ValueError(f"--session-gap: a number above 0 and s, m or h, such as 30m, got {self.session_gap!r}")
+        if self.user_column and not self.gap:
+            raise ValueError("--user-column: needs --session-gap")
+        if self.user_column and self.session_column != type(self).session_column:
+            raise ValueError("--user-column and --session-column: give one of them")
+
+    @property
+    def gap(self) -> int:
+        """The session gap in ms; 0 where there is none, or none that can be read."""
+        found = re.fullmatch(r"(\d{1,9})([smh])", self.session_gap)
+        return int(found[1]) * {"s": 1_000, "m": 60_000, "h": 3_600_000}[found[2]] if found else 0
 
 
 @dataclass(frozen=True)

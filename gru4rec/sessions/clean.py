@@ -2,7 +2,7 @@
 
 Sessions are a table of one row a session: `log` int8 (0: --clicks, 1: --test-clicks), `session` (id),
 `position` int64 (of its first row in the log), `items` list<id>, `times` list<int64> (ms), clicks in order
-of (time, file, row).
+of (time, file, row), and, where the log says when a session began, `began` int64 (ms).
 
 What is taken away, in this order:
 
@@ -44,38 +44,53 @@ class Rules:
     supported: pa.Array | None = None  # items with enough support; None: all
 
 
-def sessionise(clicks: pa.Table) -> pa.Table:
+def sessionise(clicks: pa.Table, gap: int = 0) -> pa.Table:
     """Put clicks together to sessions; all clicks of a session must be in `clicks`.
 
-    `clicks`: log, session, item, time, position in any order. Returns one row a session, in order of
-    `position`.
+    `clicks`: log, session, item, time, position, and `began` (ms) where the log says when a session began; in any
+    order. With a `gap` (ms) the column session holds users, in text, and all clicks of a user must be in `clicks`:
+    one more than `gap` after the user's click before begins a session, whose id is `USER_TIME`, with the time of its
+    first click in ms. Returns one row a session, in order of `position`.
     """
     clicks = clicks.combine_chunks()
     log = _numpy(clicks["log"])
     time, position = _numpy(clicks["time"]), _numpy(clicks["position"])
     session = _chunk(clicks["session"])
-    if pa.types.is_integer(session.type):
-        key = session.to_numpy(zero_copy_only=False)
-    else:
-        key = session.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    key = _codes(session)
     order = np.lexsort((position, time, key, log))
     new = np.ones(len(order), bool)
     if len(order):
         new[1:] = (np.diff(key[order]) != 0) | (np.diff(log[order]) != 0)
+        if gap:
+            new[1:] |= np.diff(time[order]) > gap
     starts = np.flatnonzero(new)
     offsets = pa.array(np.append(starts, len(order)).astype(np.int32))
-    firsts = np.minimum.reduceat(position[order], starts) if len(starts) else position[:0]
+    firsts = _least(position[order], starts)
     heads = pa.array(order[starts])
-    sessions = pa.table(
-        {
-            "log": clicks["log"].take(heads),
-            "session": session.take(heads),
-            "position": firsts,
-            "items": pa.ListArray.from_arrays(offsets, _chunk(clicks["item"]).take(pa.array(order))),
-            "times": pa.ListArray.from_arrays(offsets, pa.array(time[order])),
-        }
-    )
-    return sessions.take(pa.array(np.argsort(firsts)))
+    ids = session.take(heads)
+    if gap:
+        ids = pc.binary_join_element_wise(ids, pa.array(time[order[starts]]).cast(pa.string()), "_")
+    columns = {
+        "log": clicks["log"].take(heads),
+        "session": ids,
+        "position": firsts,
+        "items": pa.ListArray.from_arrays(offsets, _chunk(clicks["item"]).take(pa.array(order))),
+        "times": pa.ListArray.from_arrays(offsets, pa.array(time[order])),
+    }
+    if "began" in clicks.column_names:
+        columns["began"] = _least(_numpy(clicks["began"])[order], starts)
+    return pa.table(columns).take(pa.array(np.argsort(firsts)))
+
+
+def _least(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The least of `values` from each of `starts` to the next."""
+    return np.minimum.reduceat(values, starts) if len(starts) else values[:0]
+
+
+def _codes(ids: pa.Array) -> np.ndarray:
+    """Numbers that are equal where ids are: integers themselves, for text the place in its dictionary."""
+    ids = ids if pa.types.is_integer(ids.type) else ids.dictionary_encode().indices
+    return ids.to_numpy(zero_copy_only=False)
 
 
 def lengths(sessions: pa.Table) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from gru4rec import config
 from gru4rec.errors import InputError
-from gru4rec.sessions import clean, ingest, layout, sources
+from gru4rec.sessions import clean, formats, ingest, layout, sources
 from gru4rec.sessions.clean import NEVER, TRAIN, Rules
 from gru4rec.sessions.prepared import SPLITS
 from gru4rec.sessions.report import step
@@ -57,25 +57,34 @@ def _lengths(sessions: pa.Table, rules: Rules, may_be_integers: list[bool]) -> p
 
 
 def lengths_and_split(
-    sessions: Any, rules: Rules, settings: config.Prepare, files: list[sources.Source], notes: Entry
+    sessions: Any,
+    rules: Rules,
+    settings: config.Prepare,
+    form: formats.Format,
+    files: list[sources.Source],
+    notes: Entry,
 ) -> tuple[Rules, list[Entry], tuple[int, int]]:
     """(rules with id types and the split, steps so far, earliest and latest start)."""
     may = sources.may_be_integers(files)
     parts = list(_each(sessions, functools.partial(_lengths, rules=rules, may_be_integers=may)))
     # Ray hands on no empty table: without a single click there is no part.
-    found = pa.concat_tables(parts or [_lengths(ingest.no_sessions(files), rules, may)])
+    found = pa.concat_tables(parts or [_lengths(ingest.no_sessions(files, form), rules, may)])
     total = {name: int(pc.sum(found[name]).as_py() or 0) for name in found.column_names[:5]}
-    steps = [
+    steps = []
+    if form.only:
+        steps.append(step("rows whose {} is not {}".format(*form.only), 0, notes["left_out"]))
+    steps += [
         step("sessions too short", total["short_sessions"], total["short_clicks"]),
         step("sessions too long", total["long_sessions"], total["long_clicks"]),
     ]
     if not total["left"]:
         first = notes["first"]
         rejected = f", first {first['file']} row {first['row']}: {first['reason']}" if first else ""
+        left_out = f", in {notes['left_out']} {form.only[0]} is not {form.only[1]}" if form.only else ""
         rows = sum(log["rows_in"] for log in notes["logs"])
         bad = sum(log["rejected"] for log in notes["logs"])
         raise InputError(
-            f"no session is left: of {rows} rows {bad} could not be read{rejected}; "
+            f"no session is left: of {rows} rows {bad} could not be read{rejected}{left_out}; "
             f"{total['short_sessions']} sessions were shorter than --min-session-length "
             f"{settings.min_session_length}, {total['long_sessions']} longer than --max-session-length"
         )

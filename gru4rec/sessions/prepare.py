@@ -38,6 +38,7 @@ def prepare(settings: config.Prepare) -> Entry:
         settings.session_column: "--session-column",
         settings.item_column: "--item-column",
         settings.time_column: "--time-column",
+        settings.user_column: "--user-column",
     }
     files = sources.open_all(logs, form, {} if form.columns else flags)
     for log, name in enumerate(("--clicks", "--test-clicks")):
@@ -85,7 +86,7 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
             f"its text is {first['text']!r}"
         )
     rules = Rules(settings.min_session_length, settings.max_session_length, *sources.carried_types(files))
-    rules, steps, window = passes.lengths_and_split(sessions, rules, settings, files, notes)
+    rules, steps, window = passes.lengths_and_split(sessions, rules, settings, form, files, notes)
     if settings.min_item_support > 1:
         rules = passes.enough_support(sessions, rules, settings.min_item_support)
     firsts, totals, bins = passes.first_clicks(sessions, rules, window, steps, settings)

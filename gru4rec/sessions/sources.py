@@ -16,7 +16,7 @@ from gru4rec import storage
 from gru4rec.errors import InputError
 from gru4rec.sessions.formats import Format
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t", ".inter": "\t"}
 PARQUET = (".parquet", ".pq")
 PACKED = (".gz", ".bz2", ".zip", ".zst", ".xz", ".7z")
 BYTES_PER_ROW = 25  # of a click in text
@@ -160,6 +160,8 @@ def _open_parquet(
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InputError(f"{path}: column {column!r} has type {kind}; ids must be integers or text")
         types.append(kind if pa.types.is_integer(kind) else pa.string())
+    if form.gap:
+        types[0] = pa.string()  # the id of a session is made from the user's, as text
     groups = tuple(parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups))
     return Source(number, log, path, size, "", len(schema), wanted, (types[0], types[1]), groups, rows=sum(groups) > 0)
 
@@ -175,7 +177,10 @@ def _open_text(
         first = file.read(min(size, 2**20))
         line, _, rest = first.partition(b"\n")
         text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r")
-        names = next(csv.reader([text], delimiter=separator), [])
+        try:
+            names = next(csv.reader([text], delimiter=separator), [])
+        except csv.Error as error:
+            raise InputError(f"{path}: the first line is no header: {error}") from error
         lines = 1 if rest.strip() or len(first) < size else 0
     wanted = _places(path, names, form, flags, separator)
     return Source(
