@@ -245,13 +245,43 @@ class Prepare(Common):
     separator: str = setting(
         "", "Column separator of text files; default: by the file's name (tab for .tsv, else comma)."
     )
-    min_item_support: int = setting(5, "Leave out items with fewer clicks than this in the training log.", ge=1)
-    min_session_length: int = setting(2, "Leave out sessions with fewer clicks than this.", ge=1)
-    max_session_length: int = setting(0, "Leave out sessions with more clicks than this; 0 is no limit.", ge=0)
-    test_days: float = setting(
-        1.0, "Sessions that end in the last so many days are the test split (unless --test-clicks).", ge=0
+    drop_duplicates: bool = setting(
+        False, "Cleaning, step 1: leave out clicks of the same session, item and time as another, but the first."
     )
-    valid_days: float = setting(0.0, "Sessions that end in the so many days before are the validation split.", ge=0)
+    drop_repeats: bool = setting(False, "Cleaning, step 2: leave out clicks on the item of the session's click before.")
+    min_session_length: int = setting(2, "Cleaning, step 3: leave out sessions with fewer clicks than this.", ge=1)
+    max_session_length: int = setting(
+        0, "Cleaning, step 4: leave out sessions with more clicks than this (robots); 0 is no limit.", ge=0
+    )
+    max_clicks_per_minute: int = setting(
+        0,
+        "Cleaning, step 5: leave out sessions with more clicks than this in any 60 seconds (robots); 0 is no limit.",
+        ge=0,
+    )
+    min_item_support: int = setting(
+        5,
+        "Cleaning, step 7 (6 is the split): leave out items with fewer clicks than this in the training split; step 8: "
+        "training sessions that are then too short.",
+        ge=1,
+    )
+    filter: Literal["once", "fixpoint"] = setting(
+        "once",
+        "Steps 7 and 8 are done 'once', so that an item can end up with less support, or again and again until nothing "
+        "changes ('fixpoint'). Steps 9 and 10: validation and test clicks on items unknown in training, and sessions "
+        "that are then too short.",
+    )
+    split_by: Literal["auto", "end", "start"] = setting(
+        "auto",
+        "Split by the time of a session's 'end' (no training click is at or after the split) or 'start' (no training "
+        "session starts at or after it; later clicks of one that began before stay with it and are counted); 'auto': "
+        "end, for format 'globo' start. Sessions are never cut.",
+    )
+    test_days: float = setting(
+        1.0, "Sessions that end (or start) in the last so many days are the test split (unless --test-clicks).", ge=0
+    )
+    valid_days: float = setting(
+        0.0, "Sessions that end (or start) in the so many days before are the validation split.", ge=0
+    )
     shards: int = setting(256, "Logical shards (row groups) of the training split, near-equal in clicks.", ge=1)
     partitions: int = setting(
         0,

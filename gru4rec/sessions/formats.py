@@ -137,4 +137,8 @@ def chosen(settings: config.Prepare) -> Format:
         raise InputError(f"--user-column: needs --format columns, not {settings.format}")
     if settings.gap and not form.gap:
         raise InputError(f"--session-gap: the sessions of --format {settings.format} are given; needs --user-column")
+    if settings.max_clicks_per_minute and not form.timed:
+        raise InputError(
+            f"--max-clicks-per-minute: --format {settings.format} has the order of clicks, not their times"
+        )
     return dataclasses.replace(form, gap=settings.gap) if settings.gap else form

@@ -89,11 +89,12 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
     be read.
     """
     folder = storage.join(staging, "rejected")
-    logs = [
-        {"log": name, "files": sum(s.log == log for s in files), "rows_in": 0, "rejected": 0}
-        for log, name in enumerate(("clicks", "test_clicks"))
-        if any(s.log == log for s in files)
-    ]
+    logs = []
+    for log, name in enumerate(("clicks", "test_clicks")):
+        mine = [source for source in files if source.log == log]
+        if mine:
+            empty = sum(not source.rows for source in mine)
+            logs.append({"log": name, "files": len(mine), "empty_files": empty, "rows_in": 0, "rejected": 0})
     lines = [0] * len(files)
     first: Entry | None = None
     left_out = 0

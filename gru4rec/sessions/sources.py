@@ -118,13 +118,21 @@ def _matches(name: str, pattern: str) -> bool:
 def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str]) -> list[Source]:
     """Look into every file of every log: its header or schema, not its rows.
 
-    `flags` names, for a column, the setting that chose it, for the message. Raises InputError for a file
-    that is empty, cannot be read, or lacks a column.
+    `flags` names, for a column, the setting that chose it, for the message. A text file of 0 bytes is one without
+    rows, as an hour without a click leaves it; an empty Parquet file would have a schema. Raises InputError for a
+    file that cannot be read or lacks a column, and where all files of a log have 0 bytes.
     """
     named = [(log, path) for log, paths in enumerate(logs) for path in paths]
     with ThreadPoolExecutor(16) as pool:  # object stores answer slowly, and many at a time
         jobs = [pool.submit(_open, i, log, path, form, flags) for i, (log, path) in enumerate(named)]
-        return [job.result() for job in jobs]
+        found = [job.result() for job in jobs]
+    for log in range(len(logs)):
+        mine = [source for source in found if source.log == log]
+        if mine and not any(source.size for source in mine):
+            raise InputError(
+                f"{storage.shown(mine[0].path)}: is empty (0 bytes){', as all files are' * (len(mine) > 1)}"
+            )
+    return found
 
 
 def _open(number: int, log: int, path: str, form: Format, flags: dict[str, str]) -> Source:
@@ -135,7 +143,9 @@ def _open(number: int, log: int, path: str, form: Format, flags: dict[str, str])
     try:
         size = filesystem.get_file_info(inner).size or 0
         if not size:
-            raise InputError(f"{path}: is empty (0 bytes)")
+            if name.endswith(PARQUET):
+                raise InputError(f"{path}: is empty (0 bytes), which no Parquet file is; remove it or write it again")
+            return Source(number, log, path, 0, _separator(path, form), 0, (), (None, None), rows=False)
         with filesystem.open_input_file(inner) as file:
             if name.endswith(PARQUET):
                 return _open_parquet(number, log, path, size, file, form, flags)
@@ -169,8 +179,7 @@ def _open_parquet(
 def _open_text(
     number: int, log: int, path: str, size: int, file: pa.NativeFile, form: Format, flags: dict[str, str]
 ) -> Source:
-    suffix = next((s for s in SEPARATORS if storage.locate(path)[1].lower().endswith(s)), ".csv")
-    separator = form.separator or SEPARATORS[suffix]
+    separator = _separator(path, form)
     if form.columns:
         names, lines = list(form.columns), 1
     else:
@@ -195,6 +204,11 @@ def _open_text(
         header=not form.columns,
         rows=lines > 0,
     )
+
+
+def _separator(path: str, form: Format) -> str:
+    suffix = next((s for s in SEPARATORS if storage.locate(path)[1].lower().endswith(s)), ".csv")
+    return form.separator or SEPARATORS[suffix]
 
 
 def _places(path: str, names: list[str], form: Format, flags: dict[str, str], separator: str) -> tuple[int, ...]:
@@ -229,12 +243,14 @@ def pieces(sources: Sequence[Source], read_bytes: int = READ_BYTES) -> list[list
 
 
 def carried_types(sources: Sequence[Source]) -> list[pa.DataType]:
-    """Type in which session and item ids are read: that of the Parquet files where all agree, else text."""
+    """Type in which session and item ids are read: that of the Parquet files where all agree, int64 where all are
+    integers that it holds, else text.
+    """
     types: list[pa.DataType] = []
     for place in (0, 1):
         found = {source.id_types[place] for source in sources}
         integers = {kind for kind in found if kind is not None and pa.types.is_integer(kind)}
-        if integers != found:
+        if integers != found or (pa.uint64() in found and len(found) > 1):
             types.append(pa.string())
         else:
             types.append(found.pop() if len(found) == 1 else pa.int64())
