@@ -20,6 +20,9 @@ row).
 SHOWN = 200
 """Characters of a rejected row that are kept."""
 
+LONGEST_ROW = 64 * 2**20
+"""Bytes of a line beyond its piece after which it is given up: a file may be filled up with what is no text."""
+
 REJECTED = pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 
 
@@ -52,30 +55,37 @@ def read(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     return _read_text(piece, form, types) if piece.source.separator else _read_parquet(piece, form, types)
 
 
-def _bytes(piece: Piece) -> tuple[bytes, int]:
-    """The whole lines that start in the piece, and where in the file they begin."""
+def _bytes(piece: Piece) -> tuple[bytes, int, bytes]:
+    """(the whole lines that start in the piece, where in the file they begin, beginning of one more that is longer
+    than LONGEST_ROW and therefore not read to its end, else b"").
+    """
     filesystem, inner = storage.locate(piece.source.path)
     with filesystem.open_input_file(inner) as file:
         before = min(1, piece.start)  # one byte more tells whether a line starts right at the piece
         file.seek(piece.start - before)
         found = file.read(piece.end - piece.start + before)
+        skip = 0
+        if before:
+            skip = found.find(b"\n") + 1
+            if not skip:
+                return b"", piece.end, b""
         parts = [found]
+        room = LONGEST_ROW
         while parts[-1] and b"\n" not in parts[-1][-1:]:
+            if room <= 0:
+                whole = b"".join(parts)
+                last = whole.rfind(b"\n") + 1
+                return whole[skip:last], piece.start - before + skip, whole[last : last + 4 * SHOWN]
             more = file.read(2**16)
+            room -= len(more)
             line, newline, _ = more.partition(b"\n")
             parts.append(line + newline)
-    whole = b"".join(parts)
-    skip = 0
-    if before:
-        skip = found.find(b"\n") + 1
-        if not skip:
-            return b"", piece.end
-    return whole[skip:], piece.start - before + skip
+    return b"".join(parts)[skip:], piece.start - before + skip, b""
 
 
 def _read_text(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     source = piece.source
-    content, offset = _bytes(piece)
+    content, offset, endless = _bytes(piece)
     skipped = 0
     if piece.start == 0:
         marks = len(b"\xef\xbb\xbf") if content.startswith(b"\xef\xbb\xbf") else 0
@@ -90,10 +100,16 @@ def _read_text(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     found = _checked(_rows(parsed.fields, chosen), form, types)
     bad = parsed.bad | {int(numbers[i]): found.reasons[int(i)] for i in np.flatnonzero(~found.good)}
     lines = sorted(bad)
-    raw = [content[parsed.spans[i, 0] : parsed.spans[i, 1]][: 4 * SHOWN].decode("utf-8", "replace") for i in lines]
+    shown = [content[start : min(end, start + 4 * SHOWN)] for start, end in parsed.spans[lines].tolist()]
+    if endless:
+        lines.append(len(parsed.spans))
+        bad[len(parsed.spans)] = f"more than {LONGEST_ROW >> 20} MiB without a line end"
+        shown.append(endless)
+    raw = [row.decode("utf-8", "replace") for row in shown]
     rejected = _rejected(source, [i + 1 + header for i in lines], [bad[i] for i in lines], raw)
     clicks = _clicks(source, found, offset + skipped + starts, schema(types, form))
-    return Clicks(clicks, rejected, int((~chosen).sum()), parsed.rows, len(parsed.spans) + header)
+    more = int(bool(endless))
+    return Clicks(clicks, rejected, int((~chosen).sum()), parsed.rows + more, len(parsed.spans) + more + header)
 
 
 def _read_parquet(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:

@@ -185,11 +185,7 @@ def _open_text(
     else:
         first = file.read(min(size, 2**20))
         line, _, rest = first.partition(b"\n")
-        text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r")
-        try:
-            names = next(csv.reader([text], delimiter=separator), [])
-        except csv.Error as error:
-            raise InputError(f"{path}: the first line is no header: {error}") from error
+        names = _names(path, line, separator)
         lines = 1 if rest.strip() or len(first) < size else 0
     wanted = _places(path, names, form, flags, separator)
     return Source(
@@ -206,6 +202,18 @@ def _open_text(
     )
 
 
+def _names(path: str, line: bytes, separator: str) -> list[str]:
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path}: is text in UTF-16; write it in UTF-8")
+    text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r")
+    if "\r" in text:
+        raise InputError(f"{path}: the header has a carriage return inside; write lines that end with a newline")
+    try:
+        return next(csv.reader([text], delimiter=separator), [])
+    except csv.Error as error:
+        raise InputError(f"{path}: the first line is no header: {error}") from error
+
+
 def _separator(path: str, form: Format) -> str:
     suffix = next((s for s in SEPARATORS if storage.locate(path)[1].lower().endswith(s)), ".csv")
     return form.separator or SEPARATORS[suffix]
@@ -218,6 +226,8 @@ def _places(path: str, names: list[str], form: Format, flags: dict[str, str], se
             hint = f" (read with separator {separator!r}, see --separator)" if separator and len(names) == 1 else ""
             chosen = f"; choose another with {flags[column]}" if column in flags else ""
             raise InputError(f"{path}: no column {column!r}; it has {shown}{hint}{chosen}")
+        if names.count(column) > 1:
+            raise InputError(f"{path}: has column {column!r} twice; give each a name of its own")
     return tuple(names.index(column) for column in form.wanted)
 
 

@@ -1,5 +1,7 @@
 """Prepare on each form of log: every row and session accounted for, no click of the future in training."""
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -160,3 +162,46 @@ def test_a_session_that_starts_after_all_others_once_its_rare_clicks_are_gone(tm
     (tmp_path / "a.csv").write_text("SessionId,ItemId,Time\n" + text)
     _, rows = prepared(tmp_path, tmp_path / "a.csv", min_item_support=2, test_days=0)
     assert [row["session_id"] for row in rows["train"]] == [*map(str, range(10)), "late"]
+
+
+def test_a_session_of_a_million_clicks(tmp_path, ray_local):
+    count = 1_000_000
+    session = np.concatenate([np.zeros(count, np.int64), np.arange(2, 2_002) // 2])
+    log = {"SessionId": session, "ItemId": np.arange(len(session)) % 5, "Time": np.arange(len(session))[::-1] // 100}
+    pq.write_table(pa.table(log), tmp_path / "a.parquet")
+    settings = {"clicks": (str(tmp_path / "a.parquet"),), "out": str(tmp_path / "out"), "partitions": 2, "test_days": 0}
+    for most, longest in ((0, count), (5_999, 2)):
+        prepare(cli.check(config.Prepare, {**settings, "max_clicks_per_minute": most}))
+        found = Prepared(settings["out"])
+        everything_counted(found.summary)
+        assert found.summary["sessions_in"] == 1_001
+        assert found.read("train").lengths.max() == longest
+    assert step(found.summary, "sessions with too many clicks a minute") == (1, count)
+
+
+def test_all_that_can_be_wrong_in_one_log(tmp_path, ray_local):
+    """What is good in each file is kept; each bad row is set aside with its file, its number and a reason."""
+    good = b"1,2,3\n1,3,4\n"
+    header = b"SessionId,ItemId,Time\n"
+    files = {
+        "a.csv": header + b"1,2,\n1,2,-5\n1,2,99999999999999\n" + good,
+        "b.csv": header + b'1,"2,3\n' + good + b"\xff,2,3\n1,\xc3\x28,3\n",
+        "c.csv": header + good + b"1,2,3\0\n" + b"\0" * 9_999,
+        "d.csv": b"",
+        "e.csv": header,
+        "f.tsv": b"Time\tSessionId\tItemId\r\n5\t9223372036854775808\t" + b"long" * 50_000 + b"\r\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    summary, rows = prepared(tmp_path, tmp_path, test_days=0, min_session_length=1)
+    rejected = pq.read_table(tmp_path / "out" / "rejected").to_pylist()
+    assert [(row["file"].rpartition("/")[2], row["row"]) for row in rejected] == [
+        *(("a.csv", 2), ("a.csv", 3), ("a.csv", 4)),
+        *(("b.csv", 2), ("b.csv", 5), ("b.csv", 6)),
+        *(("c.csv", 4), ("c.csv", 5)),
+    ]
+    assert all(row["reason"] for row in rejected)
+    assert (summary["rows_in"], summary["rejected"]) == (15, 8)
+    assert (summary["logs"][0]["files"], summary["logs"][0]["empty_files"]) == (6, 2)
+    assert {row["session_id"]: len(row["items"]) for row in rows["train"]} == {"1": 6, "9223372036854775808": 1}
+    assert "long" * 50_000 in pq.read_table(tmp_path / "out" / "items.parquet")["item_id"].to_pylist()
