@@ -219,11 +219,24 @@ class Prepare(Common):
     )
     test_clicks: tuple[str, ...] = setting((), "Click log of the test split, where the data comes already split.")
     out: str = setting(REQUIRED, "Folder for the prepared data.")
-    format: Literal["yoochoose", "columns"] = setting(
+    format: Literal["columns", "yoochoose", "diginetica", "retailrocket", "globo", "uci-eshop", "movielens"] = setting(
         "columns",
-        "Form of the log: 'yoochoose' (no header: session, ISO time, item, category) or 'columns' (named columns).",
+        "Form of the log: 'columns' (named columns) or that of a published log: 'yoochoose' (no header: session, ISO "
+        "time, item, category), 'diginetica' (train-item-views.csv), 'retailrocket' (events.csv: views, sessions of a "
+        "visitor by --session-gap 30m), 'globo' (hourly files), 'uci-eshop', 'movielens' (.inter: a user is a session, "
+        "a rating a click).",
     )
     session_column: str = setting("SessionId", "Name of the session column (format 'columns').")
+    user_column: str = setting(
+        "",
+        "Name of a column of users, where there is none of sessions (format 'columns'): sessions are cut by "
+        "--session-gap, and the id of one is USER_TIME, with the time of its first click in ms.",
+    )
+    session_gap: str = setting(
+        "",
+        "A click more than this after the user's click before begins a new session: a number and s, m or h, such as "
+        "30m (with --user-column; format 'retailrocket' has 30m).",
+    )
     item_column: str = setting("ItemId", "Name of the item column (format 'columns').")
     time_column: str = setting("Time", "Name of the time column (format 'columns').")
     time_unit: Literal["s", "ms", "us", "ns"] = setting(
@@ -232,13 +245,43 @@ class Prepare(Common):
     separator: str = setting(
         "", "Column separator of text files; default: by the file's name (tab for .tsv, else comma)."
     )
-    min_item_support: int = setting(5, "Leave out items with fewer clicks than this in the training log.", ge=1)
-    min_session_length: int = setting(2, "Leave out sessions with fewer clicks than this.", ge=1)
-    max_session_length: int = setting(0, "Leave out sessions with more clicks than this; 0 is no limit.", ge=0)
-    test_days: float = setting(
-        1.0, "Sessions that end in the last so many days are the test split (unless --test-clicks).", ge=0
+    drop_duplicates: bool = setting(
+        False, "Cleaning, step 1: leave out clicks of the same session, item and time as another, but the first."
     )
-    valid_days: float = setting(0.0, "Sessions that end in the so many days before are the validation split.", ge=0)
+    drop_repeats: bool = setting(False, "Cleaning, step 2: leave out clicks on the item of the session's click before.")
+    min_session_length: int = setting(2, "Cleaning, step 3: leave out sessions with fewer clicks than this.", ge=1)
+    max_session_length: int = setting(
+        0, "Cleaning, step 4: leave out sessions with more clicks than this (robots); 0 is no limit.", ge=0
+    )
+    max_clicks_per_minute: int = setting(
+        0,
+        "Cleaning, step 5: leave out sessions with more clicks than this in any 60 seconds (robots); 0 is no limit.",
+        ge=0,
+    )
+    min_item_support: int = setting(
+        5,
+        "Cleaning, step 7 (6 is the split): leave out items with fewer clicks than this in the training split; step 8: "
+        "training sessions that are then too short.",
+        ge=1,
+    )
+    filter: Literal["once", "fixpoint"] = setting(
+        "once",
+        "Steps 7 and 8 are done 'once', so that an item can end up with less support, or again and again until nothing "
+        "changes ('fixpoint'). Steps 9 and 10: validation and test clicks on items unknown in training, and sessions "
+        "that are then too short.",
+    )
+    split_by: Literal["auto", "end", "start"] = setting(
+        "auto",
+        "Split by the time of a session's 'end' (no training click is at or after the split) or 'start' (no training "
+        "session starts at or after it; later clicks of one that began before stay with it and are counted); 'auto': "
+        "end, for format 'globo' start. Sessions are never cut.",
+    )
+    test_days: float = setting(
+        1.0, "Sessions that end (or start) in the last so many days are the test split (unless --test-clicks).", ge=0
+    )
+    valid_days: float = setting(
+        0.0, "Sessions that end (or start) in the so many days before are the validation split.", ge=0
+    )
     shards: int = setting(256, "Logical shards (row groups) of the training split, near-equal in clicks.", ge=1)
     partitions: int = setting(
         0,
@@ -247,6 +290,21 @@ class Prepare(Common):
     )
     strict: bool = setting(False, "Stop at the first row that cannot be read instead of setting it aside in rejected/.")
     report: bool = setting(True, "Write report.html, the data in figures and tables, beside the prepared data.")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that contradict each other."""
+        if self.session_gap and not self.gap:
+            raise ValueError(f"--session-gap: a number above 0 and s, m or h, such as 30m, got {self.session_gap!r}")
+        if self.user_column and not self.gap:
+            raise ValueError("--user-column: needs --session-gap")
+        if self.user_column and self.session_column != type(self).session_column:
+            raise ValueError("--user-column and --session-column: give one of them")
+
+    @property
+    def gap(self) -> int:
+        """The session gap in ms; 0 where there is none, or none that can be read."""
+        found = re.fullmatch(r"(\d{1,9})([smh])", self.session_gap)
+        return int(found[1]) * {"s": 1_000, "m": 60_000, "h": 3_600_000}[found[2]] if found else 0
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,27 @@
 
 Sessions are a table of one row a session: `log` int8 (0: --clicks, 1: --test-clicks), `session` (id),
 `position` int64 (of its first row in the log), `items` list<id>, `times` list<int64> (ms), clicks in order
-of (time, file, row).
+of (time, file, row), and, where the log says when a session began, `began` int64 (ms).
 
-What is taken away, in this order:
+What is taken away, in this order; steps 1, 2 and 5 only where asked for:
 
-1. Sessions with fewer than `min_length` or more than `max_length` clicks, in every log.
-2. The split: by the end of a session, see `Rules`. Each session belongs to one split as a whole.
-3. Training clicks on items with fewer than `min_item_support` training clicks. Only training clicks count,
+1. Exact duplicates: clicks of the same session, item and time as another; the first stays.
+2. Consecutive repeats: clicks on the item of the click before them; the first of a run stays.
+3. Sessions with fewer than `min_length` clicks, in every log; so are 4 and 5.
+4. Sessions with more than `max_length` clicks.
+5. Sessions with more than `max_per_minute` clicks in some minute: [t, t + 60 s) for any t.
+6. The split: by the end or the start of a session, see `Rules`. Each session belongs to one split as a whole.
+7. Training clicks on items with fewer than `min_item_support` training clicks. Only training clicks count,
    since an item that is known from the test split alone could not have been learnt. With a support of 1
    nothing is removed.
-4. Training sessions that now have fewer than `min_length` clicks. Once: supports are not counted again
+8. Training sessions that now have fewer than `min_length` clicks. Once: supports are not counted again
    afterwards, so that an item can end up with less support than asked for, as in the published preparation
-   of the RSC15 log.
-5. Validation and test clicks on items that the training split, after step 4, does not have.
-6. Validation and test sessions that now have fewer than `min_length` clicks, and never fewer than 2: a
-   single click leaves nothing to predict.
+   of the RSC15 log. Or until nothing changes: 7 and 8 again and again, until every item has its support and
+   every session its length; what is left then is the most that can be, in whichever order it is reached.
+   Steps 1 and 2 are not repeated: where a rare item goes, two clicks on another can become neighbours.
+9. Validation and test clicks on items that the training split, after step 8, does not have.
+10. Validation and test sessions that now have fewer than `min_length` clicks, and never fewer than 2: a
+    single click leaves nothing to predict.
 """
 
 from dataclasses import dataclass
@@ -28,6 +34,7 @@ import pyarrow.compute as pc
 from gru4rec.sessions.prepared import SPLITS
 
 NEVER = np.iinfo(np.int64).max
+MINUTE = 60_000  # ms
 TRAIN, VALID, TEST = range(len(SPLITS))
 
 
@@ -39,43 +46,62 @@ class Rules:
     max_length: int  # 0: no limit
     session_type: pa.DataType  # of the ids that are written
     item_type: pa.DataType
-    valid_from: int = NEVER  # ms; a session of log 0 that ends at or after it is validation,
+    drop_duplicates: bool = False
+    drop_repeats: bool = False
+    max_per_minute: int = 0  # 0: no limit
+    split_by: str = "end"  # or "start": what counts of a session of log 0, its last click or its beginning:
+    valid_from: int = NEVER  # ms; at or after it the session is validation,
     test_from: int = NEVER  # and from here on test
     supported: pa.Array | None = None  # items with enough support; None: all
 
 
-def sessionise(clicks: pa.Table) -> pa.Table:
+def sessionise(clicks: pa.Table, gap: int = 0) -> pa.Table:
     """Put clicks together to sessions; all clicks of a session must be in `clicks`.
 
-    `clicks`: log, session, item, time, position in any order. Returns one row a session, in order of
-    `position`.
+    `clicks`: log, session, item, time, position, and `began` (ms) where the log says when a session began; in any
+    order. With a `gap` (ms) the column session holds users, in text, and all clicks of a user must be in `clicks`:
+    one more than `gap` after the user's click before begins a session, whose id is `USER_TIME`, with the time of its
+    first click in ms. Returns one row a session, in order of `position`.
     """
     clicks = clicks.combine_chunks()
     log = _numpy(clicks["log"])
     time, position = _numpy(clicks["time"]), _numpy(clicks["position"])
     session = _chunk(clicks["session"])
-    if pa.types.is_integer(session.type):
-        key = session.to_numpy(zero_copy_only=False)
-    else:
-        key = session.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    key = _codes(session)
     order = np.lexsort((position, time, key, log))
     new = np.ones(len(order), bool)
     if len(order):
         new[1:] = (np.diff(key[order]) != 0) | (np.diff(log[order]) != 0)
+        if gap:
+            new[1:] |= np.diff(time[order]) > gap
     starts = np.flatnonzero(new)
     offsets = pa.array(np.append(starts, len(order)).astype(np.int32))
-    firsts = np.minimum.reduceat(position[order], starts) if len(starts) else position[:0]
+    firsts = _least(position[order], starts)
     heads = pa.array(order[starts])
-    sessions = pa.table(
-        {
-            "log": clicks["log"].take(heads),
-            "session": session.take(heads),
-            "position": firsts,
-            "items": pa.ListArray.from_arrays(offsets, _chunk(clicks["item"]).take(pa.array(order))),
-            "times": pa.ListArray.from_arrays(offsets, pa.array(time[order])),
-        }
-    )
-    return sessions.take(pa.array(np.argsort(firsts)))
+    ids = session.take(heads)
+    if gap:
+        ids = pc.binary_join_element_wise(ids, pa.array(time[order[starts]]).cast(pa.string()), "_")
+    columns = {
+        "log": clicks["log"].take(heads),
+        "session": ids,
+        "position": firsts,
+        "items": pa.ListArray.from_arrays(offsets, _chunk(clicks["item"]).take(pa.array(order))),
+        "times": pa.ListArray.from_arrays(offsets, pa.array(time[order])),
+    }
+    if "began" in clicks.column_names:
+        columns["began"] = _least(_numpy(clicks["began"])[order], starts)
+    return pa.table(columns).take(pa.array(np.argsort(firsts)))
+
+
+def _least(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The least of `values` from each of `starts` to the next."""
+    return np.minimum.reduceat(values, starts) if len(starts) else values[:0]
+
+
+def _codes(ids: pa.Array) -> np.ndarray:
+    """Numbers that are equal where ids are: integers themselves, for text the place in its dictionary."""
+    ids = ids if pa.types.is_integer(ids.type) else ids.dictionary_encode().indices
+    return ids.to_numpy(zero_copy_only=False)
 
 
 def lengths(sessions: pa.Table) -> np.ndarray:
@@ -92,6 +118,56 @@ def starts_and_ends(sessions: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return times[bounds[:-1]], times[bounds[1:] - 1]
 
 
+def moments(sessions: pa.Table, rules: Rules) -> np.ndarray:
+    """The time by which each session is split, ms, [sessions] int64: its last click; or its beginning, as the log
+    says it, else its first click.
+    """
+    start, end = starts_and_ends(sessions)
+    if rules.split_by == "end":
+        return end
+    return _numpy(sessions["began"]) if "began" in sessions.column_names else start
+
+
+def without_doubles(sessions: pa.Table, rules: Rules) -> tuple[pa.Table, int, int]:
+    """Steps 1 and 2: (sessions, exact duplicates, consecutive repeats removed). No session becomes empty."""
+    counts = []
+    for wanted, doubles in ((rules.drop_duplicates, _duplicates), (rules.drop_repeats, _repeats)):
+        found = doubles(sessions) if wanted else np.zeros(0, bool)
+        counts.append(int(found.sum()))
+        if counts[-1]:
+            sessions = keep_clicks(sessions, ~found)
+    return sessions, counts[0], counts[1]
+
+
+def _clicks(sessions: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(session, item, time) of each click as numbers, [clicks] each."""
+    session = np.repeat(np.arange(len(sessions)), lengths(sessions))
+    return session, _codes(_values(sessions["items"])), _values(sessions["times"]).to_numpy(zero_copy_only=False)
+
+
+def _duplicates(sessions: pa.Table) -> np.ndarray:
+    """Clicks of the same session, item and time as one before, [clicks] bool."""
+    session, item, time = _clicks(sessions)
+    tied = np.zeros(len(item) + 1, bool)
+    tied[1:-1] = (np.diff(session) == 0) & (np.diff(time) == 0)
+    some = np.flatnonzero(tied[:-1] | tied[1:])  # few logs have many ties: only those are sorted
+    some = some[np.lexsort((item[some], time[some], session[some]))]
+    same = np.ones(max(0, len(some) - 1), bool)
+    for column in (session, item, time):
+        same &= np.diff(column[some]) == 0
+    found = np.zeros(len(item), bool)
+    found[some[1:][same]] = True
+    return found
+
+
+def _repeats(sessions: pa.Table) -> np.ndarray:
+    """Clicks on the item of the session's click before, [clicks] bool."""
+    session, item, _ = _clicks(sessions)
+    found = np.zeros(len(item), bool)
+    found[1:] = (np.diff(session) == 0) & (np.diff(item) == 0)
+    return found
+
+
 def too_short(sessions: pa.Table, rules: Rules) -> np.ndarray:
     return lengths(sessions) < rules.min_length
 
@@ -99,6 +175,16 @@ def too_short(sessions: pa.Table, rules: Rules) -> np.ndarray:
 def too_long(sessions: pa.Table, rules: Rules) -> np.ndarray:
     found = lengths(sessions)
     return found > rules.max_length if rules.max_length else np.zeros(len(found), bool)
+
+
+def too_fast(sessions: pa.Table, rules: Rules) -> np.ndarray:
+    """Whether some minute of the session has more than `max_per_minute` clicks, [sessions] bool."""
+    found = np.zeros(len(sessions), bool)
+    most = rules.max_per_minute
+    if most:
+        session, _, time = _clicks(sessions)
+        found[session[most:][(session[most:] == session[:-most]) & (time[most:] - time[:-most] < MINUTE)]] = True
+    return found
 
 
 def typed(sessions: pa.Table, rules: Rules) -> pa.Table:
@@ -122,21 +208,22 @@ def are_integers(ids: pa.ChunkedArray) -> bool:
     return True
 
 
-def split_of(log: np.ndarray, end: np.ndarray, rules: Rules) -> np.ndarray:
-    """TRAIN, VALID or TEST for sessions of a log (0 or 1) that end at `end` (ms); [sessions] int8."""
-    by_end = np.where(end < rules.valid_from, TRAIN, np.where(end < rules.test_from, VALID, TEST))
-    return np.where(log == 1, TEST, by_end).astype(np.int8)
+def split_of(log: np.ndarray, moment: np.ndarray, rules: Rules) -> np.ndarray:
+    """TRAIN, VALID or TEST for sessions of a log (0 or 1) with such `moments` (ms); [sessions] int8."""
+    by_time = np.where(moment < rules.valid_from, TRAIN, np.where(moment < rules.test_from, VALID, TEST))
+    return np.where(log == 1, TEST, by_time).astype(np.int8)
 
 
 def kept(sessions: pa.Table, rules: Rules) -> pa.Table:
-    """Steps 1 and 2: sessions of a good length, with a column `split` int8."""
-    sessions = filtered(sessions, ~(too_short(sessions, rules) | too_long(sessions, rules)))
-    _, end = starts_and_ends(sessions)
-    return typed(sessions, rules).append_column("split", pa.array(split_of(_numpy(sessions["log"]), end, rules)))
+    """Steps 1 to 6: sessions of a good length and rate, with a column `split` int8."""
+    sessions, *_ = without_doubles(sessions, rules)
+    sessions = filtered(sessions, ~(too_short(sessions, rules) | too_long(sessions, rules) | too_fast(sessions, rules)))
+    split = split_of(_numpy(sessions["log"]), moments(sessions, rules), rules)
+    return typed(sessions, rules).append_column("split", pa.array(split))
 
 
 def supported(sessions: pa.Table, rules: Rules) -> pa.Table:
-    """Steps 3 and 4 on sessions with a split. Sessions of other splits are left as they are."""
+    """Steps 7 and 8, with the items of `rules`, on sessions with a split. Other splits are left as they are."""
     if rules.supported is None:
         return sessions
     train = _numpy(sessions["split"]) == TRAIN
@@ -146,7 +233,7 @@ def supported(sessions: pa.Table, rules: Rules) -> pa.Table:
 
 
 def indexed(sessions: pa.Table, item_ids: pa.Array) -> tuple[pa.Table, np.ndarray]:
-    """Step 5: item ids → places in `item_ids` (int32), without clicks on other items.
+    """Step 9: item ids → places in `item_ids` (int32), without clicks on other items.
 
     Returns (sessions, some of them empty now; clicks removed from each, [sessions] int64).
     """

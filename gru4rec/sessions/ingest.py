@@ -36,19 +36,19 @@ def sessions_of(
     clicks = ray.data.from_items([{"read": i} for i in range(len(reads))], override_num_blocks=len(reads))
     whole = {"batch_size": None, "batch_format": "pyarrow"}  # a batch is a block, as it is
     if count == 1 and len(reads) == 1:
-        sessions = clicks.map_batches(lambda batch: clean.sessionise(task(batch)), **whole)
+        sessions = clicks.map_batches(lambda batch: clean.sessionise(task(batch), form.gap), **whole)
     else:
         clicks = clicks.map_batches(task, **whole)
         # One block is one partition: repartitioning by keys does not cut its blocks.
         clicks = clicks.repartition(count, keys=["session"]) if count > 1 else clicks.repartition(1)
-        sessions = clicks.map_batches(clean.sessionise, **whole)
+        sessions = clicks.map_batches(functools.partial(clean.sessionise, gap=form.gap), **whole)
     sessions = sessions.materialize()
     return sessions, _notes(files, reads, staging)
 
 
-def no_sessions(files: list[sources.Source]) -> pa.Table:
+def no_sessions(files: list[sources.Source], form: formats.Format) -> pa.Table:
     """What a partition without clicks is put together to."""
-    return clean.sessionise(reading.schema(sources.carried_types(files)).empty_table())
+    return clean.sessionise(reading.schema(sources.carried_types(files), form).empty_table())
 
 
 def _read(
@@ -61,7 +61,7 @@ def _read(
     """Task: the clicks of some reads. Rejected rows and counts are left in `staging`, under the read's
     number.
     """
-    clicks = [reading.schema(types).empty_table()]
+    clicks = [reading.schema(types, form).empty_table()]
     for number in batch["read"].to_pylist():
         rejected, notes = [], []
         for piece in reads[number]:
@@ -73,7 +73,8 @@ def _read(
             clicks.append(found.clicks)
             rejected.append(found.rejected)
             count = found.rejected.num_rows
-            notes.append({"file": piece.source.number, "rows": found.rows, "rejected": count, "lines": found.lines})
+            counts = {"rows": found.rows, "rejected": count, "left_out": found.left_out, "lines": found.lines}
+            notes.append({"file": piece.source.number, **counts})
         storage.write_json(storage.join(staging, "rejected", f"{number:06d}.json"), notes)
         if any(table.num_rows for table in rejected):
             part = storage.join(staging, "rejected", f"part-{number:06d}.parquet")
@@ -88,13 +89,15 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
     be read.
     """
     folder = storage.join(staging, "rejected")
-    logs = [
-        {"log": name, "files": sum(s.log == log for s in files), "rows_in": 0, "rejected": 0}
-        for log, name in enumerate(("clicks", "test_clicks"))
-        if any(s.log == log for s in files)
-    ]
+    logs = []
+    for log, name in enumerate(("clicks", "test_clicks")):
+        mine = [source for source in files if source.log == log]
+        if mine:
+            empty = sum(not source.rows for source in mine)
+            logs.append({"log": name, "files": len(mine), "empty_files": empty, "rows_in": 0, "rejected": 0})
     lines = [0] * len(files)
     first: Entry | None = None
+    left_out = 0
     for number in range(len(reads)):
         path = storage.join(folder, f"{number:06d}.json")
         before, counts = [], []
@@ -107,6 +110,7 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
             lines[source.number] += note["lines"]
             logs[source.log]["rows_in"] += note["rows"]
             logs[source.log]["rejected"] += note["rejected"]
+            left_out += note["left_out"]
         storage.remove_file(path)
         if not sum(counts):
             continue
@@ -116,7 +120,7 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
         if first is None:
             filesystem, inner = storage.locate(part)
             first = pq.read_table(inner, filesystem=filesystem).slice(0, 1).to_pylist()[0]
-    return {"logs": logs, "first": first}
+    return {"logs": logs, "first": first, "left_out": left_out}
 
 
 def _renumber(path: str, before: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from gru4rec import config
 from gru4rec.errors import InputError
-from gru4rec.sessions import clean, ingest, layout, sources
+from gru4rec.sessions import clean, formats, ingest, layout, sources
 from gru4rec.sessions.clean import NEVER, TRAIN, Rules
 from gru4rec.sessions.prepared import SPLITS
 from gru4rec.sessions.report import step
@@ -31,81 +31,124 @@ def _each(sessions: Any, task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Ta
     yield from found.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _lengths(sessions: pa.Table, rules: Rules, may_be_integers: list[bool]) -> pa.Table:
-    """Task: one row of counts, the window in time, and whether all ids are integers."""
-    short, long = clean.too_short(sessions, rules), clean.too_long(sessions, rules)
-    lengths = clean.lengths(sessions)
-    good = clean.filtered(sessions, ~(short | long))
-    start, _ = clean.starts_and_ends(good)
-    _, end = clean.starts_and_ends(clean.filtered(good, good["log"].to_numpy() == 0))
-    ids = (sessions["session"], pc.list_flatten(sessions["items"]))
-    integers = [may and clean.are_integers(column) for may, column in zip(may_be_integers, ids, strict=True)]
-    return pa.table(
-        {
-            "short_sessions": [int(short.sum())],
-            "short_clicks": [int(lengths[short].sum())],
-            "long_sessions": [int(long.sum())],
-            "long_clicks": [int(lengths[long].sum())],
-            "left": [len(start)],
-            "earliest": [int(start.min()) if len(start) else NEVER],
-            "latest": [int(start.max()) if len(start) else -1],
-            "end": [int(end.max()) if len(end) else -1],
-            "session_integers": [integers[0]],
-            "item_integers": [integers[1]],
-        }
+def first_rules(settings: config.Prepare, form: formats.Format, files: list[sources.Source]) -> Rules:
+    """What the settings say about what stays, before any session is looked at."""
+    session_type, item_type = sources.carried_types(files)
+    return Rules(
+        min_length=settings.min_session_length,
+        max_length=settings.max_session_length,
+        session_type=session_type,
+        item_type=item_type,
+        drop_duplicates=settings.drop_duplicates,
+        drop_repeats=settings.drop_repeats,
+        max_per_minute=settings.max_clicks_per_minute,
+        split_by=form.split_by if settings.split_by == "auto" else settings.split_by,
     )
 
 
+def _lengths(sessions: pa.Table, rules: Rules, may_be_integers: list[bool]) -> pa.Table:
+    """Task: one row of counts, the window in time, and whether all ids are integers."""
+    ids = (sessions["session"], pc.list_flatten(sessions["items"]))
+    integers = [may and clean.are_integers(column) for may, column in zip(may_be_integers, ids, strict=True)]
+    sessions, duplicates, repeats = clean.without_doubles(sessions, rules)
+    short, long = clean.too_short(sessions, rules), clean.too_long(sessions, rules)
+    fast = clean.too_fast(sessions, rules) & ~short & ~long
+    lengths = clean.lengths(sessions)
+    good = clean.filtered(sessions, ~(short | long | fast))
+    start, _ = clean.starts_and_ends(good)
+    moments = clean.moments(clean.filtered(good, good["log"].to_numpy() == 0), rules)
+    counts: Entry = {"sessions": len(lengths), "duplicates": duplicates, "repeats": repeats, "left": len(start)}
+    for name, mask in (("short", short), ("long", long), ("fast", fast)):
+        counts |= {f"{name}_sessions": int(mask.sum()), f"{name}_clicks": int(lengths[mask].sum())}
+    counts |= {
+        "earliest": int(start.min()) if len(start) else NEVER,
+        "latest": int(start.max()) if len(start) else -1,
+        "last": int(moments.max()) if len(moments) else -1,
+        "session_integers": integers[0],
+        "item_integers": integers[1],
+    }
+    return pa.table({name: [value] for name, value in counts.items()})
+
+
 def lengths_and_split(
-    sessions: Any, rules: Rules, settings: config.Prepare, files: list[sources.Source], notes: Entry
+    sessions: Any,
+    rules: Rules,
+    settings: config.Prepare,
+    form: formats.Format,
+    files: list[sources.Source],
+    notes: Entry,
 ) -> tuple[Rules, list[Entry], tuple[int, int]]:
-    """(rules with id types and the split, steps so far, earliest and latest start)."""
+    """(rules with id types and the split, steps so far, earliest and latest start).
+
+    Adds to `notes` the number of `sessions` that were put together.
+    """
     may = sources.may_be_integers(files)
     parts = list(_each(sessions, functools.partial(_lengths, rules=rules, may_be_integers=may)))
     # Ray hands on no empty table: without a single click there is no part.
-    found = pa.concat_tables(parts or [_lengths(ingest.no_sessions(files), rules, may)])
-    total = {name: int(pc.sum(found[name]).as_py() or 0) for name in found.column_names[:5]}
-    steps = [
-        step("sessions too short", total["short_sessions"], total["short_clicks"]),
-        step("sessions too long", total["long_sessions"], total["long_clicks"]),
-    ]
+    found = pa.concat_tables(parts or [_lengths(ingest.no_sessions(files, form), rules, may)])
+    total = {name: int(pc.sum(found[name]).as_py()) for name in found.column_names[:10]}
+    notes["sessions"] = total["sessions"]
+    steps = []
+    if form.only:
+        steps.append(step("rows whose {} is not {}".format(*form.only), 0, notes["left_out"]))
+    if rules.drop_duplicates:
+        steps.append(step("exact duplicates", 0, total["duplicates"]))
+    if rules.drop_repeats:
+        steps.append(step("consecutive repeats", 0, total["repeats"]))
+    steps.append(step("sessions too short", total["short_sessions"], total["short_clicks"]))
+    steps.append(step("sessions too long", total["long_sessions"], total["long_clicks"]))
+    if rules.max_per_minute:
+        steps.append(step("sessions with too many clicks a minute", total["fast_sessions"], total["fast_clicks"]))
     if not total["left"]:
-        first = notes["first"]
-        rejected = f", first {first['file']} row {first['row']}: {first['reason']}" if first else ""
-        rows = sum(log["rows_in"] for log in notes["logs"])
-        bad = sum(log["rejected"] for log in notes["logs"])
-        raise InputError(
-            f"no session is left: of {rows} rows {bad} could not be read{rejected}; "
-            f"{total['short_sessions']} sessions were shorter than --min-session-length "
-            f"{settings.min_session_length}, {total['long_sessions']} longer than --max-session-length"
-        )
+        raise InputError(_no_session(notes, total, settings, form))
     for place, name in enumerate(("session", "item")):
         if may[place] and pc.all(found[f"{name}_integers"]).as_py():
             rules = dataclasses.replace(rules, **{f"{name}_type": pa.int64()})
-    end = pc.max(found["end"]).as_py()
+    last = pc.max(found["last"]).as_py()
     test_from = NEVER
     if not settings.test_clicks and settings.test_days:
-        test_from = end - round(settings.test_days * DAY)
+        test_from = last - round(settings.test_days * DAY)
     valid_from = test_from
     if settings.valid_days:
-        valid_from = (end if test_from == NEVER else test_from) - round(settings.valid_days * DAY)
+        valid_from = (last if test_from == NEVER else test_from) - round(settings.valid_days * DAY)
     rules = dataclasses.replace(rules, valid_from=valid_from, test_from=test_from)
     return rules, steps, (pc.min(found["earliest"]).as_py(), pc.max(found["latest"]).as_py())
 
 
+def _no_session(notes: Entry, total: Entry, settings: config.Prepare, form: formats.Format) -> str:
+    first = notes["first"]
+    rejected = f", first {first['file']} row {first['row']}: {first['reason']}" if first else ""
+    rows = sum(log["rows_in"] for log in notes["logs"])
+    bad = sum(log["rejected"] for log in notes["logs"])
+    left_out = f", in {notes['left_out']} {form.only[0]} is not {form.only[1]}" if form.only else ""
+    fast = ""
+    if settings.max_clicks_per_minute:
+        fast = f", {total['fast_sessions']} had a minute with more than --max-clicks-per-minute clicks"
+    return (
+        f"no session is left: of {rows} rows {bad} could not be read{rejected}{left_out}; "
+        f"{total['short_sessions']} sessions were shorter than --min-session-length "
+        f"{settings.min_session_length}, {total['long_sessions']} longer than --max-session-length{fast}"
+    )
+
+
 def _support(sessions: pa.Table, rules: Rules) -> pa.Table:
-    """Task: clicks of each item in the training split."""
-    return clean.support(clean.kept(sessions, rules))
+    """Task: clicks of each item in the training split, as far as it is cleaned by the rules."""
+    return clean.support(clean.supported(clean.kept(sessions, rules), rules))
 
 
-def enough_support(sessions: Any, rules: Rules, least: int) -> Rules:
-    """The rules with the items that have at least so many clicks in the training split."""
-    parts = list(_each(sessions, functools.partial(_support, rules=rules)))
-    if not parts:  # no training session: Ray hands on no empty table
-        return rules
-    counts = clean.merged_support(parts)
-    enough = pc.greater_equal(counts["support"], least)
-    return dataclasses.replace(rules, supported=counts["item"].filter(enough).combine_chunks())
+def enough_support(sessions: Any, rules: Rules, settings: config.Prepare) -> Rules:
+    """The rules with the items that have enough clicks in the training split: counted once, or (fixpoint) again after
+    rare items and then sessions too short have gone, until all that are left have enough.
+    """
+    while True:
+        parts = list(_each(sessions, functools.partial(_support, rules=rules)))
+        if not parts:  # no training session: Ray hands on no empty table
+            return rules
+        counts = clean.merged_support(parts)
+        enough = pc.greater_equal(counts["support"], settings.min_item_support)
+        rules = dataclasses.replace(rules, supported=counts["item"].filter(enough).combine_chunks())
+        if settings.filter == "once" or pc.all(enough).as_py() is not False:
+            return rules
 
 
 def _firsts(sessions: pa.Table, rules: Rules, window: tuple[int, int]) -> pa.Table:
@@ -126,7 +169,9 @@ def _firsts(sessions: pa.Table, rules: Rules, window: tuple[int, int]) -> pa.Tab
         trained = pc.list_flatten(clean.filtered(before, train_before)["items"])
         rare = len(trained) - int(pc.sum(pc.is_in(trained, rules.supported)).as_py() or 0)
     row: Entry = {name: [column.to_numpy(zero_copy_only=False)] for name, column in _columns(clean.first_clicks(after))}
+    times = pc.list_flatten(clean.filtered(after, split == TRAIN)["times"]).to_numpy()
     row |= {"cells": [used], "clicks": [clicks], "rare": [rare]}
+    row |= {"later": [int((times >= rules.valid_from).sum())]}
     row |= {
         "train_before": [int(lengths_before[train_before].sum())],
         "train_sessions_before": [int(train_before.sum())],
@@ -147,7 +192,7 @@ def first_clicks(
     """(first click of every item in order of the index, totals, clicks [splits, BINS] by start)."""
     firsts, counts = None, np.zeros(len(SPLITS), np.int64)
     bins = np.zeros(len(SPLITS) * layout.BINS, np.int64)
-    rare = train_before = train_sessions_before = 0
+    rare = later = train_before = train_sessions_before = 0
     for found in _each(sessions, functools.partial(_firsts, rules=rules, window=window)):
         for row in range(found.num_rows):
             part = pa.table({name: pc.list_flatten(found[name].slice(row, 1)) for name in found.column_names[:5]})
@@ -156,6 +201,7 @@ def first_clicks(
             bins[cells] += pc.list_flatten(found["clicks"].slice(row, 1)).to_numpy()
             counts += pc.list_flatten(found["sessions"].slice(row, 1)).to_numpy()
             rare += found["rare"][row].as_py()
+            later += found["later"][row].as_py()
             train_before += found["train_before"][row].as_py()
             train_sessions_before += found["train_sessions_before"][row].as_py()
     by_split = bins.reshape(len(SPLITS), layout.BINS)
@@ -165,7 +211,7 @@ def first_clicks(
     steps.append(step("sessions too short now (train)", int(train_sessions_before - counts[TRAIN]), again))
     if firsts is None or not firsts.num_rows:
         raise InputError(_nothing_to_train(train_sessions_before, settings))
-    return firsts, {"sessions": counts, "clicks": clicks}, by_split
+    return firsts, {"sessions": counts, "clicks": clicks, "later": later}, by_split
 
 
 def _nothing_to_train(sessions: int, settings: config.Prepare) -> str:
@@ -175,6 +221,7 @@ def _nothing_to_train(sessions: int, settings: config.Prepare) -> str:
             "training clicks; lower it"
         )
     return (
-        f"no training session is left: all end within --test-days {settings.test_days:g} and --valid-days "
-        f"{settings.valid_days:g} of the last click; lower these, or give --test-clicks"
+        "no training session is left: all end (--split-by start: begin) within --test-days "
+        f"{settings.test_days:g} and --valid-days {settings.valid_days:g} of the last click; lower these, or give "
+        "--test-clicks"
     )

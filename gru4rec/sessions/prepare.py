@@ -15,7 +15,6 @@ from typing import Any
 from gru4rec import config, storage
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions import data_report, formats, ingest, passes, report, sources, write
-from gru4rec.sessions.clean import Rules
 from gru4rec.sessions.prepared import SPLITS, SUMMARY
 
 Entry = dict[str, Any]
@@ -38,6 +37,7 @@ def prepare(settings: config.Prepare) -> Entry:
         settings.session_column: "--session-column",
         settings.item_column: "--item-column",
         settings.time_column: "--time-column",
+        settings.user_column: "--user-column",
     }
     files = sources.open_all(logs, form, {} if form.columns else flags)
     for log, name in enumerate(("--clicks", "--test-clicks")):
@@ -86,10 +86,10 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
             f"{first['file']}: row {first['row']} cannot be read: {first['reason']} (--strict); "
             f"its text is {first['text']!r}"
         )
-    rules = Rules(settings.min_session_length, settings.max_session_length, *sources.carried_types(files))
-    rules, steps, window = passes.lengths_and_split(sessions, rules, settings, files, notes)
+    rules = passes.first_rules(settings, form, files)
+    rules, steps, window = passes.lengths_and_split(sessions, rules, settings, form, files, notes)
     if settings.min_item_support > 1:
-        rules = passes.enough_support(sessions, rules, settings.min_item_support)
+        rules = passes.enough_support(sessions, rules, settings)
     firsts, totals, bins = passes.first_clicks(sessions, rules, window, steps, settings)
     write.write_items(firsts, staging)
     splits = write.write_splits(sessions, rules, firsts, bins, window, totals, steps, settings, staging)
@@ -99,11 +99,17 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
     removed = sum(step["clicks"] for step in steps)
     if rows_in != rejected + removed + left:
         raise GRU4RecError(f"rows were lost: {rows_in} came in, {rejected} + {removed} + {left} are accounted for")
+    left = sum(split["sessions"] for split in splits.values())
+    removed = sum(step["sessions"] for step in steps)
+    if notes["sessions"] != removed + left:
+        raise GRU4RecError(f"sessions were lost: {notes['sessions']} came in, {removed} + {left} are accounted for")
     return {
         "rows_in": rows_in,
         "rejected": rejected,
         "logs": notes["logs"],
+        "sessions_in": notes["sessions"],
         "steps": steps,
+        "split": report.split(rules, totals["later"]),
         "splits": splits,
         "items": firsts.num_rows,
         "fingerprint": write.fingerprint(firsts, splits),

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from gru4rec import storage
 from gru4rec.sessions import text
-from gru4rec.sessions.formats import Format
+from gru4rec.sessions.formats import Format, one_column
 from gru4rec.sessions.sources import Piece, Source
 
 ROW_BITS = 40
@@ -20,20 +20,24 @@ row).
 SHOWN = 200
 """Characters of a rejected row that are kept."""
 
+LONGEST_ROW = 64 * 2**20
+"""Bytes of a line beyond its piece after which it is given up: a file may be filled up with what is no text."""
+
 REJECTED = pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 
 
 class Clicks(NamedTuple):
     """What a piece of a file holds."""
 
-    clicks: pa.Table  # log int8, session, item, time int64 (ms since 1970 UTC), position int64
+    clicks: pa.Table  # log int8, session, item, time int64 (ms since 1970 UTC), position int64; see `schema`
     rejected: pa.Table  # REJECTED; row counts from the start of the piece, 1 is its first line or row
-    rows: int  # len(clicks) + len(rejected)
+    left_out: int  # rows that are no clicks by the rule `only` of the form; nothing else in them is looked at
+    rows: int  # len(clicks) + len(rejected) + left_out
     lines: int  # lines in the piece, header and blank ones included; rows for Parquet
 
 
-def schema(types: list[pa.DataType]) -> pa.Schema:
-    """Of clicks whose session and item ids have these types."""
+def schema(types: list[pa.DataType], form: Format) -> pa.Schema:
+    """Of clicks whose session and item ids have these types; `began` (ms) where the form has a column for it."""
     return pa.schema(
         [
             ("log", pa.int8()),
@@ -41,6 +45,7 @@ def schema(types: list[pa.DataType]) -> pa.Schema:
             ("item", types[1]),
             ("time", pa.int64()),
             ("position", pa.int64()),
+            *([("began", pa.int64())] if form.start else []),
         ]
     )
 
@@ -50,30 +55,37 @@ def read(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     return _read_text(piece, form, types) if piece.source.separator else _read_parquet(piece, form, types)
 
 
-def _bytes(piece: Piece) -> tuple[bytes, int]:
-    """The whole lines that start in the piece, and where in the file they begin."""
+def _bytes(piece: Piece) -> tuple[bytes, int, bytes]:
+    """(the whole lines that start in the piece, where in the file they begin, beginning of one more that is longer
+    than LONGEST_ROW and therefore not read to its end, else b"").
+    """
     filesystem, inner = storage.locate(piece.source.path)
     with filesystem.open_input_file(inner) as file:
         before = min(1, piece.start)  # one byte more tells whether a line starts right at the piece
         file.seek(piece.start - before)
         found = file.read(piece.end - piece.start + before)
+        skip = 0
+        if before:
+            skip = found.find(b"\n") + 1
+            if not skip:
+                return b"", piece.end, b""
         parts = [found]
+        room = LONGEST_ROW
         while parts[-1] and b"\n" not in parts[-1][-1:]:
+            if room <= 0:
+                whole = b"".join(parts)
+                last = whole.rfind(b"\n") + 1
+                return whole[skip:last], piece.start - before + skip, whole[last : last + 4 * SHOWN]
             more = file.read(2**16)
+            room -= len(more)
             line, newline, _ = more.partition(b"\n")
             parts.append(line + newline)
-    whole = b"".join(parts)
-    skip = 0
-    if before:
-        skip = found.find(b"\n") + 1
-        if not skip:
-            return b"", piece.end
-    return whole[skip:], piece.start - before + skip
+    return b"".join(parts)[skip:], piece.start - before + skip, b""
 
 
 def _read_text(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     source = piece.source
-    content, offset = _bytes(piece)
+    content, offset, endless = _bytes(piece)
     skipped = 0
     if piece.start == 0:
         marks = len(b"\xef\xbb\xbf") if content.startswith(b"\xef\xbb\xbf") else 0
@@ -83,38 +95,41 @@ def _read_text(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     header = int(source.header and piece.start == 0)
     content = content[skipped:]
     parsed = text.parse(content, source.separator, source.columns, list(source.wanted))
-    session, item, ms, reasons = _checked(parsed.fields, form, types)
-    good = np.array([reason == "" for reason in reasons]) if reasons is not None else np.ones(len(ms), bool)
-    bad = dict(parsed.bad)
-    if reasons is not None:
-        bad |= {int(parsed.numbers[i]): reasons[i] for i in np.flatnonzero(~good)}
+    chosen = _chosen(parsed.fields, form)
+    numbers, starts = parsed.numbers[chosen], parsed.starts[chosen]
+    found = _checked(_rows(parsed.fields, chosen), form, types)
+    bad = parsed.bad | {int(numbers[i]): found.reasons[int(i)] for i in np.flatnonzero(~found.good)}
     lines = sorted(bad)
-    raw = [content[parsed.spans[i, 0] : parsed.spans[i, 1]][: 4 * SHOWN].decode("utf-8", "replace") for i in lines]
+    shown = [content[start : min(end, start + 4 * SHOWN)] for start, end in parsed.spans[lines].tolist()]
+    if endless:
+        lines.append(len(parsed.spans))
+        bad[len(parsed.spans)] = f"more than {LONGEST_ROW >> 20} MiB without a line end"
+        shown.append(endless)
+    raw = [row.decode("utf-8", "replace") for row in shown]
     rejected = _rejected(source, [i + 1 + header for i in lines], [bad[i] for i in lines], raw)
-    clicks = _clicks(source, session, item, ms, offset + skipped + parsed.starts, types)
-    keep = pa.array(good)
-    return Clicks(clicks.filter(keep), rejected, parsed.rows, len(parsed.spans) + header)
+    clicks = _clicks(source, found, offset + skipped + starts, schema(types, form))
+    more = int(bool(endless))
+    return Clicks(clicks, rejected, int((~chosen).sum()), parsed.rows + more, len(parsed.spans) + more + header)
 
 
 def _read_parquet(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     source = piece.source
     filesystem, inner = storage.locate(source.path)
     with filesystem.open_input_file(inner) as file:
-        table = pq.ParquetFile(file).read_row_groups(range(piece.start, piece.end), columns=list(form.wanted))
+        names = list(dict.fromkeys(form.wanted))
+        table = pq.ParquetFile(file).read_row_groups(range(piece.start, piece.end), columns=names)
     before = sum(source.row_groups[: piece.start])
     columns = [_plain(table[name]) for name in form.wanted]
-    session, item, ms, reasons = _checked(columns, form, types)
-    rows = np.arange(before, before + table.num_rows)
-    clicks = _clicks(source, session, item, ms, rows, types)
-    if reasons is None:
-        return Clicks(clicks, REJECTED.empty_table(), table.num_rows, table.num_rows)
-    good = np.array([reason == "" for reason in reasons])
-    bad = np.flatnonzero(~good)
-    shown = table.take(pa.array(bad)).to_pylist()
+    chosen = _chosen(columns, form)
+    rows = np.flatnonzero(chosen)
+    found = _checked(_rows(columns, chosen), form, types)
+    clicks = _clicks(source, found, before + rows, schema(types, form))
+    bad = rows[~found.good]
+    shown = table.select(names).take(pa.array(bad)).to_pylist()
     raw = [" ".join(str(value) for value in row.values()) for row in shown]
     # A row of Parquet is numbered in its piece, as a line is: the number of the first is added later.
-    rejected = _rejected(source, (bad + 1).tolist(), [reasons[i] for i in bad], raw)
-    return Clicks(clicks.filter(pa.array(good)), rejected, table.num_rows, table.num_rows)
+    rejected = _rejected(source, (bad + 1).tolist(), [found.reasons[int(i)] for i in np.flatnonzero(~found.good)], raw)
+    return Clicks(clicks, rejected, len(chosen) - len(rows), table.num_rows, table.num_rows)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
@@ -123,38 +138,60 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
 
 
-def _clicks(
-    source: Source,
-    session: pa.Array,
-    item: pa.Array,
-    ms: np.ndarray,
-    place: np.ndarray,
-    types: list[pa.DataType],
-) -> pa.Table:
-    position = (source.number << ROW_BITS) + place.astype(np.int64)
-    log = pa.array(np.full(len(ms), source.log, np.int8))
-    return pa.table([log, session, item, pa.array(ms), pa.array(position)], schema=schema(types))
+def _chosen(columns: list[pa.Array], form: Format) -> np.ndarray:
+    """Which rows are clicks by the rule `only` of the form, [rows] bool."""
+    if form.only is None:
+        return np.ones(len(columns[0]), bool)
+    values = columns[-1]
+    return pc.equal(values, pa.scalar(form.only[1]).cast(values.type)).fill_null(False).to_numpy(zero_copy_only=False)
 
 
-def _checked(
-    columns: list[pa.Array], form: Format, types: list[pa.DataType]
-) -> tuple[pa.Array, pa.Array, np.ndarray, list[str] | None]:
-    """(session ids, item ids, ms, what is wrong with each row, "" for nothing; None where all are good)."""
+def _rows(columns: list[pa.Array], keep: np.ndarray) -> list[pa.Array]:
+    return columns if keep.all() else [column.filter(pa.array(keep)) for column in columns]
+
+
+class _Checked(NamedTuple):
+    """The wanted columns of some rows as what they mean."""
+
+    session: pa.Array
+    item: pa.Array
+    time: np.ndarray  # ms
+    began: np.ndarray | None  # ms; None: the form has no column for it
+    good: np.ndarray  # [rows] bool
+    reasons: dict[int, str]  # place of each row that is not good → what is wrong with it
+
+
+def _checked(columns: list[pa.Array], form: Format, types: list[pa.DataType]) -> _Checked:
     session, session_ok = _ids(columns[0], types[0])
     item, item_ok = _ids(columns[1], types[1])
-    ms, time_ok = form.clock(columns[2:], form.time_unit)
-    good = session_ok & item_ok & time_ok
-    if good.all():
-        return session, item, ms, None
-    reasons = [""] * len(ms)
-    for i in np.flatnonzero(~good):
+    clock = columns[2 : 2 + len(form.time)]
+    ms, time_ok = form.clock(clock, form.time_unit)
+    began, began_ok = None, np.ones(len(ms), bool)
+    if form.start:
+        began, began_ok = one_column(columns[2 + len(form.time) :], form.time_unit)
+    good = session_ok & item_ok & time_ok & began_ok
+    reasons = {}
+    for i in np.flatnonzero(~good).tolist():
         if not session_ok[i]:
             reasons[i] = "no readable session id"
         elif not item_ok[i]:
             reasons[i] = "no readable item id"
-        else:
+        elif not time_ok[i]:
             reasons[i] = "no readable time between 1970 and 9999"
-    return session, item, ms, reasons
+        else:
+            reasons[i] = "no readable start of the session between 1970 and 9999"
+    return _Checked(session, item, ms, began, good, reasons)
+
+
+def _clicks(source: Source, found: _Checked, place: np.ndarray, schema: pa.Schema) -> pa.Table:
+    """The good rows as clicks; `place` [rows]: of each row in its file."""
+    position = (source.number << ROW_BITS) + place.astype(np.int64)
+    log = pa.array(np.full(len(place), source.log, np.int8))
+    columns = [log, found.session, found.item, pa.array(found.time), pa.array(position)]
+    if found.began is not None:
+        columns.append(pa.array(found.began))
+    clicks = pa.table(columns, schema=schema)
+    return clicks if found.good.all() else clicks.filter(pa.array(found.good))
 
 
 def _ids(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, np.ndarray]:

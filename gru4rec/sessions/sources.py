@@ -16,7 +16,7 @@ from gru4rec import storage
 from gru4rec.errors import InputError
 from gru4rec.sessions.formats import Format
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t", ".inter": "\t"}
 PARQUET = (".parquet", ".pq")
 PACKED = (".gz", ".bz2", ".zip", ".zst", ".xz", ".7z")
 BYTES_PER_ROW = 25  # of a click in text
@@ -118,13 +118,21 @@ def _matches(name: str, pattern: str) -> bool:
 def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str]) -> list[Source]:
     """Look into every file of every log: its header or schema, not its rows.
 
-    `flags` names, for a column, the setting that chose it, for the message. Raises InputError for a file
-    that is empty, cannot be read, or lacks a column.
+    `flags` names, for a column, the setting that chose it, for the message. A text file of 0 bytes is one without
+    rows, as an hour without a click leaves it; an empty Parquet file would have a schema. Raises InputError for a
+    file that cannot be read or lacks a column, and where all files of a log have 0 bytes.
     """
     named = [(log, path) for log, paths in enumerate(logs) for path in paths]
     with ThreadPoolExecutor(16) as pool:  # object stores answer slowly, and many at a time
         jobs = [pool.submit(_open, i, log, path, form, flags) for i, (log, path) in enumerate(named)]
-        return [job.result() for job in jobs]
+        found = [job.result() for job in jobs]
+    for log in range(len(logs)):
+        mine = [source for source in found if source.log == log]
+        if mine and not any(source.size for source in mine):
+            raise InputError(
+                f"{storage.shown(mine[0].path)}: is empty (0 bytes){', as all files are' * (len(mine) > 1)}"
+            )
+    return found
 
 
 def _open(number: int, log: int, path: str, form: Format, flags: dict[str, str]) -> Source:
@@ -135,7 +143,9 @@ def _open(number: int, log: int, path: str, form: Format, flags: dict[str, str])
     try:
         size = filesystem.get_file_info(inner).size or 0
         if not size:
-            raise InputError(f"{path}: is empty (0 bytes)")
+            if name.endswith(PARQUET):
+                raise InputError(f"{path}: is empty (0 bytes), which no Parquet file is; remove it or write it again")
+            return Source(number, log, path, 0, _separator(path, form), 0, (), (None, None), rows=False)
         with filesystem.open_input_file(inner) as file:
             if name.endswith(PARQUET):
                 return _open_parquet(number, log, path, size, file, form, flags)
@@ -160,6 +170,8 @@ def _open_parquet(
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InputError(f"{path}: column {column!r} has type {kind}; ids must be integers or text")
         types.append(kind if pa.types.is_integer(kind) else pa.string())
+    if form.gap:
+        types[0] = pa.string()  # the id of a session is made from the user's, as text
     groups = tuple(parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups))
     return Source(number, log, path, size, "", len(schema), wanted, (types[0], types[1]), groups, rows=sum(groups) > 0)
 
@@ -167,15 +179,13 @@ def _open_parquet(
 def _open_text(
     number: int, log: int, path: str, size: int, file: pa.NativeFile, form: Format, flags: dict[str, str]
 ) -> Source:
-    suffix = next((s for s in SEPARATORS if storage.locate(path)[1].lower().endswith(s)), ".csv")
-    separator = form.separator or SEPARATORS[suffix]
+    separator = _separator(path, form)
     if form.columns:
         names, lines = list(form.columns), 1
     else:
         first = file.read(min(size, 2**20))
         line, _, rest = first.partition(b"\n")
-        text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r")
-        names = next(csv.reader([text], delimiter=separator), [])
+        names = _names(path, line, separator)
         lines = 1 if rest.strip() or len(first) < size else 0
     wanted = _places(path, names, form, flags, separator)
     return Source(
@@ -192,6 +202,23 @@ def _open_text(
     )
 
 
+def _names(path: str, line: bytes, separator: str) -> list[str]:
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path}: is text in UTF-16; write it in UTF-8")
+    text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r")
+    if "\r" in text:
+        raise InputError(f"{path}: the header has a carriage return inside; write lines that end with a newline")
+    try:
+        return next(csv.reader([text], delimiter=separator), [])
+    except csv.Error as error:
+        raise InputError(f"{path}: the first line is no header: {error}") from error
+
+
+def _separator(path: str, form: Format) -> str:
+    suffix = next((s for s in SEPARATORS if storage.locate(path)[1].lower().endswith(s)), ".csv")
+    return form.separator or SEPARATORS[suffix]
+
+
 def _places(path: str, names: list[str], form: Format, flags: dict[str, str], separator: str) -> tuple[int, ...]:
     for column in form.wanted:
         if column not in names:
@@ -199,6 +226,8 @@ def _places(path: str, names: list[str], form: Format, flags: dict[str, str], se
             hint = f" (read with separator {separator!r}, see --separator)" if separator and len(names) == 1 else ""
             chosen = f"; choose another with {flags[column]}" if column in flags else ""
             raise InputError(f"{path}: no column {column!r}; it has {shown}{hint}{chosen}")
+        if names.count(column) > 1:
+            raise InputError(f"{path}: has column {column!r} twice; give each a name of its own")
     return tuple(names.index(column) for column in form.wanted)
 
 
@@ -224,12 +253,14 @@ def pieces(sources: Sequence[Source], read_bytes: int = READ_BYTES) -> list[list
 
 
 def carried_types(sources: Sequence[Source]) -> list[pa.DataType]:
-    """Type in which session and item ids are read: that of the Parquet files where all agree, else text."""
+    """Type in which session and item ids are read: that of the Parquet files where all agree, int64 where all are
+    integers that it holds, else text.
+    """
     types: list[pa.DataType] = []
     for place in (0, 1):
         found = {source.id_types[place] for source in sources}
         integers = {kind for kind in found if kind is not None and pa.types.is_integer(kind)}
-        if integers != found:
+        if integers != found or (pa.uint64() in found and len(found) > 1):
             types.append(pa.string())
         else:
             types.append(found.pop() if len(found) == 1 else pa.int64())

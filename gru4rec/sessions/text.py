@@ -109,19 +109,23 @@ def _unquote(
     good: list[int] = []
     values: list[list[bytes]] = [[] for _ in wanted]
     bad: dict[int, str] = {}
-    for line in lines.tolist():
-        start, end = spans[line]
-        # Latin-1 maps every byte to one character and back: the bytes stay what they are.
-        row = text[start:end].decode("latin-1").rstrip("\r")
-        try:
-            found = next(csv.reader([row], delimiter=separator, strict=True))
-        except csv.Error as error:
-            bad[line] = f"quotes that do not match ({error})"
-            continue
-        if len(found) != columns:
-            bad[line] = f"{len(found)} columns instead of {columns}"
-            continue
-        good.append(line)
-        for column, place in zip(values, wanted, strict=True):
-            column.append(found[place].encode("latin-1"))
+    limit = csv.field_size_limit(len(text) + 1)  # of the process: a long field is no fault
+    try:
+        for line in lines.tolist():
+            start, end = spans[line]
+            # Latin-1 maps every byte to one character and back: the bytes stay what they are.
+            row = text[start:end].decode("latin-1").rstrip("\r")
+            try:
+                found = next(csv.reader([row], delimiter=separator, strict=True))
+            except csv.Error as error:
+                bad[line] = f"quotes that do not match ({error})"
+                continue
+            if len(found) != columns:
+                bad[line] = f"{len(found)} columns instead of {columns}"
+                continue
+            good.append(line)
+            for column, place in zip(values, wanted, strict=True):
+                column.append(found[place].encode("latin-1"))
+    finally:
+        csv.field_size_limit(limit)
     return np.array(good, np.int64), [pa.array(column, pa.binary()) for column in values], bad

@@ -27,8 +27,34 @@ def milliseconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
         ms, ok = _rounded(column, unit)
     else:
         ms, ok = _from_text(column, unit)
-    ok &= (ms >= 0) & (ms <= LATEST)
+    return checked(ms, ok)
+
+
+def checked(ms: np.ndarray, ok: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ms, readable) with times before 1970 and after the year 9999 not readable; the ms of such is 0."""
+    ok = ok & (ms >= 0) & (ms <= LATEST)
     return np.where(ok, ms, 0), ok
+
+
+def whole_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers [rows] int64, readable [rows] bool) of whole numbers from 0 to LATEST, given as such or as text."""
+    if pa.types.is_integer(column.type):
+        numbers, ok = _rounded(column, "ms")
+    else:
+        text = pc.ascii_trim_whitespace(_ascii(column).fill_null(""))
+        ok = pc.match_substring_regex(text, r"^[0-9]{1,18}$").to_numpy(zero_copy_only=False)
+        numbers = pc.if_else(pa.array(ok), text, "0").cast(pa.int64()).to_numpy()
+    return checked(numbers, ok)
+
+
+def calendar(year: pa.Array, month: pa.Array, day: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(ms [rows] int64, readable [rows] bool) of days of the calendar (UTC), each column whole numbers."""
+    (y, is_y), (m, is_m), (d, is_d) = (whole_numbers(column) for column in (year, month, day))
+    ok = is_y & is_m & is_d & (y >= 1970) & (y <= 9999) & (m >= 1) & (m <= 12) & (d >= 1) & (d <= 31)
+    months = np.where(ok, (y - 1970) * 12 + m - 1, 0).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + np.where(ok, d - 1, 0)
+    ok &= days.astype("datetime64[M]") == months  # no 31st of June
+    return checked(days.astype("datetime64[ms]").astype(np.int64), ok)
 
 
 def _rounded(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:

@@ -74,3 +74,9 @@ def test_shards_of_several_files_are_balanced():
     shards = layout.allot(by_file, 256)
     assert shards.sum() == 256
     np.testing.assert_allclose(by_file / shards, clicks.sum() / 256, rtol=0.01)
+
+
+def test_a_start_after_the_window_is_in_the_last_bin():
+    """The window is that of the starts before rare items went: a session can start later without its first clicks."""
+    start = np.array([100, 200, 299, 10**9])
+    assert layout.bin_of(start, 100, 299).tolist() == [0, 100, 199, layout.BINS - 1]

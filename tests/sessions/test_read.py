@@ -195,6 +195,12 @@ class TestPaths:
             r"no column 'ItemId'; it has 'SessionId', 'Item', 'Time'.*--item-column",
         ),
         ("a.csv", b"SessionId;ItemId;Time\n1;2;3\n", r"separator ',', see --separator"),
+        ("a.csv", "SessionId,ItemId,Time\n1,2,3\n".encode("utf-16"), r"a\.csv: is text in UTF-16"),
+        ("a.csv", b"SessionId,ItemId,Time\r1,2,3\r", "the header has a carriage return inside"),
+        ("a.csv", b'"' + b"h" * 200_000 + b'",ItemId,Time\n1,2,3\n', "the first line is no header"),
+        ("a.csv", b"SessionId,SessionId,ItemId,Time\n1,1,2,3\n", "has column 'SessionId' twice"),
+        ("a.csv", b"\0" * 5000, "no column 'SessionId'"),
+        ("a.parquet", b"", r"a\.parquet: is empty \(0 bytes\), which no Parquet file is"),
         ("a.csv.gz", b"x", "unpack it first"),
         ("a.parquet", b"PAR1 no", r"a\.parquet: cannot be read"),
     ],
@@ -211,3 +217,102 @@ def test_a_header_alone_is_no_rows(tmp_path):
     files = open_files([tmp_path])
     assert [source.rows for source in files] == [False, True]
     assert read_all([tmp_path])[0].num_rows == 1
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path)
+    else:
+        path.write_bytes(content)
+    return path
+
+
+HEADER = b"SessionId,ItemId,Time\n"
+
+
+@pytest.mark.parametrize(
+    ("time", "ms"),
+    [
+        (b"0", 0),
+        (b"1e3", 1_000_000),
+        (b"253402300799", 253_402_300_799_000),
+        (b"9999-12-31T23:59:59.999Z", 253_402_300_799_999),
+        (b"", None),
+        (b"-5", None),
+        (b"1969-12-31T23:59:59Z", None),
+        (b"253402300800", None),
+        (b"10000-01-01", None),
+        (b"99999999999999999999", None),
+        (b"nan", None),
+    ],
+)
+def test_times_before_1970_and_after_9999_are_rejected(tmp_path, time, ms):
+    clicks, rejected = read_all([written(tmp_path, "a.csv", HEADER + b"1,2," + time + b"\n")])
+    assert clicks["time"].to_pylist() == ([] if ms is None else [ms])
+    assert rejected["reason"].to_pylist() == ["no readable time between 1970 and 9999"] * (ms is None)
+
+
+def test_ids_of_64_bits_and_of_any_length_stay_what_they_are(tmp_path):
+    long = "x" * 200_000
+    ids = [str(2**63 - 1), str(-(2**63)), str(2**64), "1.0", "1e3", " 1", long]
+    path = written(tmp_path, "a.csv", HEADER + "".join(f"{i},{i},1\n" for i in ids).encode())
+    clicks, rejected = read_all([path])
+    assert clicks["session"].to_pylist() == clicks["item"].to_pylist() == ids
+    assert rejected.num_rows == 0
+    numbers = pa.table({name: pa.array([2**64 - 1, 0], pa.uint64()) for name in ("SessionId", "ItemId")})
+    path = written(tmp_path, "a.parquet", numbers.append_column("Time", pa.array([1, 2])))
+    clicks, _ = read_all([path])
+    assert clicks["session"].to_pylist() == [2**64 - 1, 0]
+
+
+def test_files_of_different_schemas(tmp_path):
+    """Columns are found by name in each file, ids become text where one type does not hold them all."""
+    paths = [
+        written(tmp_path, "a.csv", HEADER + b"007,a,1\n"),
+        written(tmp_path, "b.tsv", b"\xef\xbb\xbfTime\tx\tItemId\tSessionId\r\n2\t\tb\t7\r\n"),
+        written(
+            tmp_path, "c.parquet", pa.table({"Time": ["3"], "SessionId": pa.array([8], pa.int32()), "ItemId": ["c"]})
+        ),
+        written(
+            tmp_path,
+            "d.parquet",
+            pa.table({"ItemId": [1], "SessionId": ["s"], "Time": pa.array([4_000], pa.timestamp("ms"))}),
+        ),
+        written(tmp_path, "e.csv", b""),
+    ]
+    clicks, rejected = read_all(paths)
+    assert values(clicks) == [("007", "a", 1000), ("7", "b", 2000), ("8", "c", 3000), ("s", "1", 4000)]
+    assert rejected.num_rows == 0
+    assert [source.rows for source in open_files(paths)] == [True, True, True, True, False]
+
+
+def test_integers_of_types_that_no_one_integer_type_holds(tmp_path):
+    for number, kind in enumerate((pa.int64(), pa.uint64())):
+        ids = pa.array([2**63 - 1 + number], kind)
+        written(tmp_path, f"{number}.parquet", pa.table({"SessionId": ids, "ItemId": ids, "Time": [1]}))
+    assert read_all([tmp_path])[0]["item"].to_pylist() == [str(2**63 - 1), str(2**63)]
+
+
+def test_parquet_times_of_a_type_that_is_no_time(tmp_path):
+    times = pa.array([True, False])
+    path = written(tmp_path, "a.parquet", pa.table({"SessionId": [1, 2], "ItemId": [1, 2], "Time": times}))
+    clicks, rejected = read_all([path])
+    assert clicks.num_rows == 0
+    assert rejected["row"].to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize("size", [10, 64, 10**6])
+@pytest.mark.parametrize("filler", [b"\0", b"x", b","])
+def test_a_line_without_an_end_is_given_up_and_counted_once(tmp_path, monkeypatch, size, filler):
+    monkeypatch.setattr(read, "LONGEST_ROW", 2**17)
+    path = written(tmp_path, "a.csv", HEADER + b"1,2,3\n" + filler * 2**19 + b"\n4,5,6\n")
+    files = open_files([path])
+    pieces = [read.Piece(files[0], 0, size), read.Piece(files[0], size, size + 7)]
+    pieces.append(read.Piece(files[0], size + 7, path.stat().st_size))
+    found = [read.read(piece, COLUMNS, [pa.string()] * 2) for piece in pieces if piece.start < piece.end]
+    assert values(pa.concat_tables([f.clicks for f in found])) == [("1", "2", 3000), ("4", "5", 6000)]
+    rejected = pa.concat_tables([f.rejected for f in found])
+    assert rejected.num_rows == 1
+    assert len(rejected["text"][0].as_py()) == 200
+    assert [sum(f.rows for f in found), sum(f.lines for f in found)] == [3, 4]

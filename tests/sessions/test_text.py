@@ -56,6 +56,21 @@ def test_bytes_that_are_no_text_are_kept_as_they_are():
     assert rows(b'1,\xff\xfe,x\n2,"\xff,",x\n') == [(b"1", b"\xff\xfe", b"x"), (b"2", b"\xff,", b"x")]
 
 
+def test_a_quoted_field_of_any_length():
+    """The csv module refuses more than 131,072 characters unless told otherwise; its limit stays what it was."""
+    before = csv.field_size_limit()
+    long = b"y" * 200_000
+    assert rows(b'1,"' + long + b'",x\n2,b,y\n') == [(b"1", long, b"x"), (b"2", b"b", b"y")]
+    assert csv.field_size_limit() == before
+
+
+def test_a_quote_left_open_ends_with_its_line():
+    found = parse(b'1,"2,3\n4,5,6\n"7,8,9\n"\n', ",", 3, [0])
+    assert found.fields[0].to_pylist() == [b"4"]
+    assert sorted(found.bad) == [0, 2, 3]
+    assert found.rows == 4
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_every_line_is_a_row_blank_or_bad(text):
     found = parse(text, ",", 2, [0, 1])
