@@ -246,6 +246,7 @@ class Prepare(Common):
         ge=0,
     )
     strict: bool = setting(False, "Stop at the first row that cannot be read instead of setting it aside in rejected/.")
+    force: bool = setting(False, "Prepare even where the folder is already made of these files with these settings.")
 
 
 @dataclass(frozen=True)
