@@ -214,11 +214,12 @@ def _checked(table: pa.Table, promise: Promise) -> Found:
     _columns(name, table.schema, [("session_id", None), ("start", write.MOMENT), *listed])
     table = table.combine_chunks()
     _values(name, table, table.column_names)
-    lengths = pc.list_value_length(table["items"]).to_numpy().astype(np.int64)
-    of = np.repeat(np.arange(len(table)), lengths)
     for column, _ in listed:
         missing = pc.list_flatten(table[column]).is_null().to_numpy()
-        _must(not missing.any(), f"values: {name}: a value in {column} is missing")
+        row = np.repeat(np.arange(len(table)), pc.list_value_length(table[column]).to_numpy())
+        _rows(name, missing, f"a value in {column} is missing", row)
+    lengths = pc.list_value_length(table["items"]).to_numpy().astype(np.int64)
+    of = np.repeat(np.arange(len(table)), lengths)
     counts = {"sessions": len(table), "clicks": len(of), "transitions": int((lengths - 1).sum())}
     for count, value in counts.items():
         _must(value == entry[count], f"counts: {name}: {value} {count}, prepare.json says {entry[count]}")

@@ -13,9 +13,12 @@ CLICKS_PER_ROW_GROUP = 100_000
 
 
 def bin_of(start: np.ndarray, earliest: int, latest: int) -> np.ndarray:
-    """Bin of start times (ms) between the earliest and the latest, [sessions] int64 in 0…BINS−1."""
+    """Bin of start times (ms) between the earliest and the latest, [sessions] int64 in 0…BINS−1.
+
+    What is later is in the last bin: a session whose first clicks have gone can start after all others.
+    """
     width = (latest - earliest) // BINS + 1
-    return (start - earliest) // width
+    return np.minimum((start - earliest) // width, BINS - 1)
 
 
 def edges(clicks: np.ndarray, files: int, shards: int) -> np.ndarray:

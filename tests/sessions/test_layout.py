@@ -74,3 +74,11 @@ def test_shards_of_several_files_are_balanced():
     shards = layout.allot(by_file, 256)
     assert shards.sum() == 256
     np.testing.assert_allclose(by_file / shards, clicks.sum() / 256, rtol=0.01)
+
+
+def test_what_starts_after_the_latest_is_in_the_last_bin():
+    """As a session does whose first click was on a rare item, where it was the last to start."""
+    bins = layout.bin_of(np.array([0, 50, 100, 10**9]), 0, 100)
+    assert bins[0] == 0
+    assert bins[-1] == layout.BINS - 1
+    assert (np.diff(bins) > 0).all()
