@@ -66,8 +66,8 @@ def prepare(settings: config.Prepare) -> Entry:
             summary = {**_run(settings, form, files, place.folder), "made_of": made_of}
             checks.check(place.folder, summary)
             place.publish(summary)
-    except OSError as error:
-        if not _is_full(error):
+    except Exception as error:
+        if isinstance(error, GRU4RecError) or not _is_full(error):
             raise
         raise GRU4RecError(
             f"no space is left on a device while writing --out {storage.shown(settings.out)}: free some, or give a "
@@ -91,9 +91,9 @@ def _result(settings: config.Prepare, summary: Entry, unchanged: bool) -> Entry:
     }
 
 
-def _is_full(error: OSError) -> bool:
-    # Tasks' errors come with their text alone.
-    return error.errno == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is: of what went wrong in a task, only the text comes here."""
+    return os.strerror(errno.ENOSPC) in str(error)
 
 
 def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Source], folder: str) -> Entry:

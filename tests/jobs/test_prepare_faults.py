@@ -153,11 +153,11 @@ KILLED = textwrap.dedent("""
     from gru4rec import cli, config, storage
     from gru4rec.sessions.prepare import prepare
     where = sys.argv.pop(1)
-    real = {name: getattr(storage, name) for name in ("publish", "_exchange", "remove_folder")}
-    def die(*_):
+    exchange = storage._exchange
+    def die(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
     def dies_after(*given):
-        real["_exchange"](*given)
+        exchange(*given)
         die()
     if where == "before":
         storage.publish = die
