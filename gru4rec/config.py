@@ -289,6 +289,7 @@ class Prepare(Common):
         ge=0,
     )
     strict: bool = setting(False, "Stop at the first row that cannot be read instead of setting it aside in rejected/.")
+    force: bool = setting(False, "Prepare even where the folder is already made of these files with these settings.")
     report: bool = setting(True, "Write report.html, the data in figures and tables, beside the prepared data.")
 
     def __post_init__(self) -> None:

@@ -1,9 +1,11 @@
 """Paths that `pyarrow.fs` opens: local, `s3://`, `gs://`; and writing files that are whole or absent."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -50,18 +52,15 @@ def is_local(path: str) -> bool:
 def publish(staging: str, out: str, last: str) -> None:
     """Make `staging`, a folder beside `out`, become `out`; what `out` held before is gone afterwards.
 
-    Local: two renames, so that a reader sees the old folder or the new one. Object stores cannot rename a
-    folder: there, its files are copied one by one, and the file `last`, by which readers know a whole
-    folder, after all others.
+    Local: the two folders exchange their names in one step, where the system has such a step (Linux, on most
+    file systems), so that at every moment `out` is the old folder or the new one; elsewhere by two renames,
+    see `recover`. Object stores cannot rename a folder: there, its files are copied one by one, and the file
+    `last`, by which readers know a whole folder, after all others.
     """
     filesystem, source = locate(staging)
     _, target = locate(out)
     if isinstance(filesystem, fs.LocalFileSystem):
-        retired = f"{target}.{uuid.uuid4().hex}.old"
-        if os.path.lexists(target):
-            os.rename(target, retired)
-        os.rename(source, target)
-        remove_folder(retired)
+        _replace(source, target)
         return
     remove_folder(out)
     filesystem.create_dir(target, recursive=True)
@@ -70,6 +69,62 @@ def publish(staging: str, out: str, last: str) -> None:
     for name in sorted(names, key=lambda name: (name == last, name)):
         filesystem.copy_file(f"{source}/{name}", f"{target}/{name}")
     remove_folder(staging)
+
+
+def _replace(source: str, target: str) -> None:
+    retired = ""
+    while True:  # again only where another job put a folder there meanwhile
+        try:
+            os.rename(source, target)  # nothing there, or an empty folder
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if _exchange(source, target):
+            retired = source
+            break
+        retired = f"{target}.{uuid.uuid4().hex}.old"
+        os.rename(target, retired)
+    with contextlib.suppress(OSError):  # the new folder is in its place: that is not undone by what is left over
+        if os.path.islink(retired):
+            os.unlink(retired)
+        elif retired:
+            remove_folder(retired)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+def _exchange(one: str, other: str) -> bool:
+    """Let two names of one file system change places in one step; False where the system cannot do that."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), one)
+
+
+def recover(out: str) -> None:
+    """Put right what a job left that was killed within `publish`, where that takes two renames.
+
+    The earlier folder, moved aside, gets its name back where `out` is missing, and is deleted where the new
+    one had taken its place. Only local folders; readers never do this, since a reader may not write.
+    """
+    if not is_local(out):
+        return
+    target = locate(out)[1]
+    parent, name = os.path.split(target)
+    form = re.compile(re.escape(name) + r"\.[0-9a-f]{32}\.old")
+    with contextlib.suppress(FileNotFoundError):
+        for retired in sorted(entry.path for entry in os.scandir(parent) if form.fullmatch(entry.name)):
+            if os.path.lexists(target):
+                remove_folder(retired)
+            else:
+                os.rename(retired, target)
 
 
 def exists(path: str) -> bool:
@@ -177,6 +232,24 @@ def write_bytes(path: str, content: bytes) -> None:
         return
     with filesystem.open_output_stream(inner) as stream:
         stream.write(content)
+
+
+def read_stamped(path: str) -> tuple[bytes, tuple[int, int] | None]:
+    """(content of a file, what `stamp` said of it then); FileNotFoundError where there is none."""
+    if not is_local(path):
+        return read_bytes(path), None
+    with open(locate(path)[1], "rb") as file:
+        status = os.fstat(file.fileno())
+        return file.read(), (status.st_ino, status.st_mtime_ns)
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """Tells a local file from one that takes its name later; None for an absent one and on object stores."""
+    try:
+        status = os.stat(locate(path)[1]) if is_local(path) else None
+    except FileNotFoundError:
+        return None
+    return (status.st_ino, status.st_mtime_ns) if status else None
 
 
 def write_parquet(path: str, table: pa.Table) -> None:

@@ -59,19 +59,19 @@ def find(path: str, item_ids: pa.DataType) -> Source:
     nothing, a file is unreadable, a column is missing, or the ids cannot match.
     """
     target = storage.absolute(path)
-    if not storage.exists(target):
-        raise InputError(f"{shown(path)}: no such file or folder")
-    if storage.exists(storage.join(target, SUMMARY)):
-        raise InputError(
-            f"{shown(path)}: is a whole prepared folder; name the split: {shown(storage.join(path, 'test'))}"
-        )
     parent, _, name = target.partition("?")[0].rpartition("/")
     options = target.partition("?")[1:] if "://" in target else ("", "")
     parent += "".join(options)
     prepared = None
     if name in SPLITS and storage.exists(storage.join(parent, SUMMARY)):
-        prepared = Prepared(parent)
+        prepared = Prepared(parent)  # which knows where a split lies
         paths = prepared.files(name)
+    elif not storage.exists(target):
+        raise InputError(f"{shown(path)}: no such file or folder")
+    elif storage.exists(storage.join(target, SUMMARY)):
+        raise InputError(
+            f"{shown(path)}: is a whole prepared folder; name the split: {shown(storage.join(path, 'test'))}"
+        )
     else:
         paths = _parquet_files(target)
         if not paths:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from gru4rec import storage
 from gru4rec.sessions.passes import DAY
-from gru4rec.sessions.prepared import SPLITS, Prepared
+from gru4rec.sessions.prepared import REJECTED, SPLITS, Prepared
 
 EXAMPLES = 3
 """Rejected rows that are shown for each reason."""
@@ -103,7 +103,7 @@ def count(prepared: Prepared) -> Counts:
             if name == "test":
                 found = np.bincount(batch["items"].flatten().to_numpy())
                 test_clicks[: len(found)] += found
-    return Counts(splits, test_clicks, _rejected(storage.join(prepared.folder, "rejected")))
+    return Counts(splits, test_clicks, _rejected(storage.join(prepared.data, REJECTED)))
 
 
 def _ms(times: pa.Array) -> np.ndarray:

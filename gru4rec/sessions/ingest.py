@@ -14,9 +14,15 @@ from gru4rec import config, storage
 from gru4rec.errors import InputError
 from gru4rec.sessions import clean, formats, report, sources
 from gru4rec.sessions import read as reading
+from gru4rec.sessions.prepared import REJECTED
 
 PARTITION_BYTES = 256 * 2**20
 """Size of the log, as text, for one more partition."""
+
+_NOTES = "reading"
+"""Folder for what the reading tasks leave. A task that is run again, even late, because a machine was lost, writes
+the same there once more; what is made of it, in the folder of rejected rows, is nobody else's.
+"""
 
 Entry = dict[str, Any]
 
@@ -28,6 +34,7 @@ def sessions_of(
     import ray.data
 
     reads = sources.pieces(files)
+    storage.make_folder(storage.join(staging, _NOTES))
     size = sum(source.size for source in files)
     count = settings.partitions or max(1, -(-sum(source.weight for source in files) // PARTITION_BYTES))
     report.say(f"reading {len(files)} files, {size / 2**20:.1f} MiB")
@@ -46,6 +53,11 @@ def sessions_of(
     return sessions, _notes(files, reads, staging)
 
 
+def forget(staging: str) -> None:
+    """Delete what the reading tasks left; they must be at their end, and no more data asked of them."""
+    storage.remove_folder(storage.join(staging, _NOTES))
+
+
 def no_sessions(files: list[sources.Source], form: formats.Format) -> pa.Table:
     """What a partition without clicks is put together to."""
     return clean.sessionise(reading.schema(sources.carried_types(files), form).empty_table())
@@ -59,7 +71,7 @@ def _read(
     staging: str,
 ) -> pa.Table:
     """Task: the clicks of some reads. Rejected rows and counts are left in `staging`, under the read's
-    number.
+    number: a read that is done again replaces them.
     """
     clicks = [reading.schema(types, form).empty_table()]
     for number in batch["read"].to_pylist():
@@ -75,20 +87,20 @@ def _read(
             count = found.rejected.num_rows
             counts = {"rows": found.rows, "rejected": count, "left_out": found.left_out, "lines": found.lines}
             notes.append({"file": piece.source.number, **counts})
-        storage.write_json(storage.join(staging, "rejected", f"{number:06d}.json"), notes)
+        storage.write_json(storage.join(staging, _NOTES, f"{number:06d}.json"), notes)
         if any(table.num_rows for table in rejected):
-            part = storage.join(staging, "rejected", f"part-{number:06d}.parquet")
+            part = storage.join(staging, _NOTES, _part(number))
             storage.write_parquet(part, pa.concat_tables(rejected))
     return pa.concat_tables(clicks)
 
 
 def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], staging: str) -> Entry:
-    """What the reading tasks noted, added up; gives rejected rows their number in the file.
+    """What the reading tasks noted, added up; writes the rejected rows with their number in the file.
 
     A task knows a row's number only from the start of its piece. Raises InputError for a file that cannot
     be read.
     """
-    folder = storage.join(staging, "rejected")
+    folder, rejected = storage.join(staging, _NOTES), storage.join(staging, REJECTED)
     logs = []
     for log, name in enumerate(("clicks", "test_clicks")):
         mine = [source for source in files if source.log == log]
@@ -99,9 +111,8 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
     first: Entry | None = None
     left_out = 0
     for number in range(len(reads)):
-        path = storage.join(folder, f"{number:06d}.json")
         before, counts = [], []
-        for note in storage.read_json(path):
+        for note in storage.read_json(storage.join(folder, f"{number:06d}.json")):
             source = files[note["file"]]
             if "error" in note:
                 raise InputError(f"{storage.shown(source.path)}: cannot be read: {note['error']}")
@@ -111,20 +122,21 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
             logs[source.log]["rows_in"] += note["rows"]
             logs[source.log]["rejected"] += note["rejected"]
             left_out += note["left_out"]
-        storage.remove_file(path)
         if not sum(counts):
             continue
-        part = storage.join(folder, f"part-{number:06d}.parquet")
-        if any(before):
-            _renumber(part, np.repeat(before, counts))
-        if first is None:
-            filesystem, inner = storage.locate(part)
-            first = pq.read_table(inner, filesystem=filesystem).slice(0, 1).to_pylist()[0]
+        found = _renumbered(storage.join(folder, _part(number)), np.repeat(before, counts))
+        storage.write_parquet(storage.join(rejected, _part(number)), found)
+        first = first or found.slice(0, 1).to_pylist()[0]
     return {"logs": logs, "first": first, "left_out": left_out}
 
 
-def _renumber(path: str, before: np.ndarray) -> None:
+def _part(read: int) -> str:
+    return f"part-{read:06d}.parquet"
+
+
+def _renumbered(path: str, before: np.ndarray) -> pa.Table:
     filesystem, inner = storage.locate(path)
-    table = pq.read_table(inner, filesystem=filesystem)
+    with filesystem.open_input_file(inner) as file:
+        table = pq.ParquetFile(file).read()
     rows = pc.add(table["row"], pa.array(before.astype(np.int64)))
-    storage.write_parquet(path, table.set_column(table.schema.get_field_index("row"), "row", rows))
+    return table.set_column(table.schema.get_field_index("row"), "row", rows)

@@ -9,13 +9,14 @@ written in `clean`.
 """
 
 import dataclasses
-import uuid
+import errno
+import os
 from typing import Any
 
 from gru4rec import config, storage
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.sessions import data_report, formats, ingest, passes, report, sources, write
-from gru4rec.sessions.prepared import SPLITS, SUMMARY
+from gru4rec.sessions import checks, data_report, formats, ingest, inputs, passes, report, sources, staging, write
+from gru4rec.sessions.prepared import REJECTED, SPLITS, SUMMARY
 
 Entry = dict[str, Any]
 
@@ -24,15 +25,28 @@ def prepare(settings: config.Prepare) -> Entry:
     """Make the prepared folder `settings.out` from click logs and return the counts.
 
     Connects to Ray where there is no connection yet. An earlier prepared folder of that name is replaced
-    once the new one is whole. Raises InputError for a log that cannot be read or of which nothing is left,
-    and for a folder `out` that holds something else.
+    once the new one is whole and has passed all `checks`; it is left as it is where it is made of the same files
+    with the same settings. Raises InputError for a log that cannot be read or of which nothing is left, and for
+    a folder `out` that holds something else; GRU4RecError where a check fails or the disk is full.
     """
     form = formats.chosen(settings)
-    _check_out(settings.out)
+    if not staging.free(settings.out):
+        raise InputError(
+            f"--out {storage.shown(settings.out)}: holds something that prepare did not write; give another folder"
+        )
     logs = [
         sources.paths_of(settings.clicks, "--clicks"),
         sources.paths_of(settings.test_clicks, "--test-clicks"),
     ]
+    staging.tidy(settings.out)
+    made_of = inputs.fingerprint(logs, settings)
+    earlier = None if settings.force else inputs.already_prepared(settings.out, made_of)
+    if earlier:
+        report.say(
+            f"{storage.shown(settings.out)}: is already made of these files with these settings, nothing to do "
+            "(--force prepares again)"
+        )
+        return _result(settings, earlier, unchanged=True)
     flags = {
         settings.session_column: "--session-column",
         settings.item_column: "--item-column",
@@ -47,20 +61,30 @@ def prepare(settings: config.Prepare) -> Entry:
 
     from gru4rec import on_ray
 
-    staging = storage.absolute(storage.beside(settings.out, f".{uuid.uuid4().hex[:8]}.staging"))
     try:
-        with on_ray.connected(settings.verbose):
-            summary = _run(settings, form, files, staging)
-        storage.write_json(storage.join(staging, SUMMARY), summary)
-        if settings.report:
-            data_report.write(staging)
-        storage.publish(staging, storage.absolute(settings.out), last=SUMMARY)
-    finally:
-        storage.remove_folder(staging)
+        with staging.staged(settings.out) as place, on_ray.connected(settings.verbose):
+            summary = {**_run(settings, form, files, place.folder), "made_of": made_of}
+            checks.check(place.folder, summary)
+            if settings.report:
+                storage.write_json(storage.join(place.folder, SUMMARY), summary)  # so that it can be read
+                data_report.write(place.folder)
+            place.publish(summary)
+    except Exception as error:
+        if isinstance(error, GRU4RecError) or not _is_full(error):
+            raise
+        raise GRU4RecError(
+            f"no space is left on a device while writing --out {storage.shown(settings.out)}: free some, or give a "
+            "folder elsewhere, and run again; what was there before is as it was"
+        ) from error
     report.show(summary)
+    return _result(settings, summary, unchanged=False)
+
+
+def _result(settings: config.Prepare, summary: Entry, unchanged: bool) -> Entry:
     splits = summary["splits"]
     return {
         "out": storage.shown(settings.out),
+        "unchanged": unchanged,
         "rows_in": summary["rows_in"],
         "rejected": summary["rejected"],
         "sessions": sum(splits[name]["sessions"] for name in SPLITS),
@@ -70,16 +94,16 @@ def prepare(settings: config.Prepare) -> Entry:
     }
 
 
-def _check_out(out: str) -> None:
-    if not storage.free_for(out, SUMMARY):
-        raise InputError(f"--out {storage.shown(out)}: holds something that prepare did not write; give another folder")
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is: of what went wrong in a task, only the text comes here."""
+    return os.strerror(errno.ENOSPC) in str(error)
 
 
-def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Source], staging: str) -> Entry:
-    """Read, clean, split and write into `staging`; returns what prepare.json says."""
-    for name in (*SPLITS, "rejected"):
-        storage.make_folder(storage.join(staging, name))
-    sessions, notes = ingest.sessions_of(settings, form, files, staging)
+def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Source], folder: str) -> Entry:
+    """Read, clean, split and write into `folder`; returns what prepare.json says."""
+    for name in (*SPLITS, REJECTED):
+        storage.make_folder(storage.join(folder, name))
+    sessions, notes = ingest.sessions_of(settings, form, files, folder)
     if settings.strict and notes["first"]:
         first = notes["first"]
         raise InputError(
@@ -91,8 +115,9 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
     if settings.min_item_support > 1:
         rules = passes.enough_support(sessions, rules, settings)
     firsts, totals, bins = passes.first_clicks(sessions, rules, window, steps, settings)
-    write.write_items(firsts, staging)
-    splits = write.write_splits(sessions, rules, firsts, bins, window, totals, steps, settings, staging)
+    write.write_items(firsts, folder)
+    splits = write.write_splits(sessions, rules, firsts, bins, window, totals, steps, settings, folder)
+    ingest.forget(folder)
     rejected = sum(log["rejected"] for log in notes["logs"])
     rows_in = sum(log["rows_in"] for log in notes["logs"])
     left = sum(split["clicks"] for split in splits.values())

@@ -7,9 +7,20 @@
     DIR/report.html         the data in figures and tables, for people (unless --no-report)
 
 A logical shard is one row group of a training file; shards are numbered in the order of the files' names.
+
+The data do not depend on how the log was cut into files and read, nor on partitions and machines: clicks of a session
+are in order of (time, file, row), sessions in order of (start, file and row of the first click), items in order of
+their first training click. Files are in order of their paths; so where no two clicks have the same time, nothing but
+the rows themselves matters, and where some do, the names of their files and their rows within do.
+
+On an object store, which cannot rename a folder, DIR/prepare.json names the folder inside DIR that holds everything
+else ("data": "data-1a2b3c4d"), and preparing again writes another one and replaces prepare.json last. So whoever has
+opened a prepared folder there goes on reading what it opened: the data that were replaced are deleted when DIR is
+prepared once more. In a local folder everything changes its place at once, and who reads on is told.
 """
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +36,7 @@ from gru4rec.sessions.digest import digest
 SUMMARY = "prepare.json"
 ITEMS = "items.parquet"
 REPORT = "report.html"
+REJECTED = "rejected"
 SPLITS = ("train", "valid", "test")
 
 BATCH = 65_536
@@ -86,26 +98,45 @@ def concatenate(parts: list[Sessions]) -> Sessions:
     return Sessions(np.concatenate([*offsets, starts[-1:]]), np.concatenate([part.items for part in parts]))
 
 
+class Version(NamedTuple):
+    """Tells which version of a prepared folder was opened."""
+
+    summary: str  # path of its prepare.json
+    stamp: tuple[int, int] | None  # None: an object store, where each version has a folder of its own
+
+    def check(self) -> None:
+        """Raises InputError where the folder has another version by now: what was opened before is whole."""
+        now = storage.stamp(self.summary) if self.stamp else None
+        if now and now != self.stamp:
+            raise InputError(
+                f"{self.summary.rpartition('/')[0]}: was prepared anew while it was read; run again, with the new data"
+            )
+
+
 @dataclass(frozen=True)
 class Shard:
     """One logical shard: a row group of a file."""
 
     path: str
     row_group: int
+    version: Version | None = None  # None: files that nobody replaces
 
     def read(self) -> Sessions:
-        """All its sessions in memory. Raises InputError that names the file where it is missing or corrupt."""
+        """All its sessions in memory. Raises InputError as `batches` does."""
         return concatenate(list(self.batches()))
 
     def batches(self, sessions: int = BATCH) -> Iterator[Sessions]:
         """Its sessions, so many at a time, in bounded memory however large the row group.
 
-        Raises InputError that names file and row group where it is missing or corrupt.
+        Raises InputError that names file and row group where it is missing or corrupt, and where the folder has been
+        prepared anew since it was opened.
         """
         try:
-            for batch in _batches(self.path, ["items"], sessions, [self.row_group]):
+            for batch in _batches(self.path, ["items"], sessions, [self.row_group], self.version):
                 yield flatten(batch["items"])
         except _UNREADABLE as error:
+            if self.version:
+                self.version.check()
             raise InputError(
                 f"{storage.shown(self.path)}: row group {self.row_group} cannot be read: {error}"
             ) from error
@@ -126,11 +157,19 @@ class Shuffled:
 
 
 def _batches(
-    path: str, columns: list[str], rows: int = BATCH, row_groups: list[int] | None = None
+    path: str,
+    columns: list[str],
+    rows: int = BATCH,
+    row_groups: list[int] | None = None,
+    version: Version | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Columns of a Parquet file, so many rows at a time, in bounded memory. Raises one of _UNREADABLE."""
+    """Columns of a Parquet file, so many rows at a time, in bounded memory. Raises one of _UNREADABLE, and InputError
+    where the file is not of this version of the folder.
+    """
     filesystem, inner = storage.locate(path)
     with filesystem.open_input_file(inner) as file:
+        if version:
+            version.check()  # once open, the file stays what it is
         parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
         yield from parquet.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False)
 
@@ -143,14 +182,22 @@ class Prepared:
         self.folder = storage.absolute(folder)
         if not storage.exists(self.folder):
             raise InputError(f"{folder}: no such folder; make it with jobs/prepare.py --out {folder}")
+        path = storage.join(self.folder, SUMMARY)
         try:
-            self.summary: dict[str, Any] = storage.read_json(storage.join(self.folder, SUMMARY))
+            content, stamp = storage.read_stamped(path)
+            self.summary: dict[str, Any] = json.loads(content)
         except FileNotFoundError as error:
             raise InputError(
                 f"{folder}: not a prepared folder (it has no {SUMMARY}); make one with jobs/prepare.py --out"
             ) from error
         except ValueError as error:
             raise InputError(f"{storage.join(folder, SUMMARY)}: not valid JSON: {error}") from error
+        self._version = Version(path, stamp)
+
+    @property
+    def data(self) -> str:
+        """Where everything but prepare.json lies: the folder itself, or on an object store a folder in it."""
+        return storage.join(self.folder, *filter(None, [self.summary.get("data")]))
 
     @property
     def fingerprint(self) -> str:
@@ -160,10 +207,11 @@ class Prepared:
     @functools.cached_property
     def items(self) -> pa.Table:
         """item_id, item_index and support, in order of the index."""
-        path = storage.join(self.folder, ITEMS)
+        path = storage.join(self.data, ITEMS)
         filesystem, inner = storage.locate(path)
         try:
             with filesystem.open_input_file(inner) as file:
+                self._version.check()
                 return pq.ParquetFile(file).read()
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{storage.shown(path)}: cannot be read: {error}") from error
@@ -177,10 +225,11 @@ class Prepared:
         """Paths of the split's files in the order of their sessions. Raises InputError where one is
         missing.
         """
-        folder = storage.join(self.folder, split)
+        folder = storage.join(self.data, split)
         listed = [entry["name"] for entry in self.summary["splits"][split]["files"]]
         missing = sorted(set(listed) - set(storage.list_files(folder)))
         if missing:
+            self._version.check()
             raise InputError(
                 f"{storage.shown(storage.join(folder, missing[0]))}: is missing (it is listed in {SUMMARY})"
             )
@@ -193,10 +242,11 @@ class Prepared:
             filesystem, inner = storage.locate(path)
             try:
                 with filesystem.open_input_file(inner) as file:
+                    self._version.check()
                     groups = pq.ParquetFile(file).metadata.num_row_groups
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{storage.shown(path)}: not a readable Parquet file: {error}") from error
-            found += [Shard(path, group) for group in range(groups)]
+            found += [Shard(path, group, self._version) for group in range(groups)]
         return found
 
     def batches(self, split: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -223,7 +273,9 @@ class Prepared:
                 raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {remedy}")
             try:
                 whole = entry["digest"] == _digest(path) and _starts_fit(path)
+                self._version.check()
             except _UNREADABLE as error:
+                self._version.check()
                 raise InputError(f"{storage.shown(path)}: is damaged: {error}: {remedy}") from error
             if not whole:
                 raise InputError(

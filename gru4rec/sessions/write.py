@@ -135,11 +135,14 @@ def _place(
 
     sessions = clean.supported(clean.kept(sessions, rules), rules)
     start, _ = clean.starts_and_ends(sessions)
+    sessions, unknown = clean.indexed(sessions, ray.get(item_ids))
+    if unknown.any():  # a session whose first click has gone starts later now
+        some = clean.lengths(sessions) > 0
+        start[some], _ = clean.starts_and_ends(clean.filtered(sessions, some))
     bins, split = layout.bin_of(start, *window), sessions["split"].to_numpy()
     file = np.zeros(len(bins), np.int64)
     for number, cuts in enumerate(edges):
         file[split == number] = layout.file_of(bins[split == number], cuts)
-    sessions, unknown = clean.indexed(sessions, ray.get(item_ids))
     return sessions.append_column("file", pa.array(file)).append_column("unknown", pa.array(unknown))
 
 

@@ -114,7 +114,7 @@ def _begun(begun: Run | None, settings: Train, prepared: Prepared, old: str) -> 
 
 def _log_report(run: Run, prepared: Prepared) -> None:
     """Keep the data report with the run in MLflow, where prepare wrote one."""
-    path = storage.join(prepared.folder, REPORT)
+    path = storage.join(prepared.data, REPORT)
     if storage.exists(path):
         runs.log_file(run.run_id, path)
 
