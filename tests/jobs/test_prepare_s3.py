@@ -18,7 +18,7 @@ def test_reads_and_writes_s3(bucket, ray_local):
     assert (result["rows_in"], result["rejected"], result["train_clicks"]) == (63, 1, 62)
     found = Prepared(uri("out/x"))
     assert found.read("train").count == 21
-    assert b"21 sessions with 62 clicks" in storage.read_bytes(storage.join(found.folder, "report.html"))
+    assert b"21 sessions with 62 clicks" in storage.read_bytes(storage.join(found.data, "report.html"))
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket="logs")["Contents"]]
     files = [key for key in keys if not key.endswith("/")]
     assert all(key.startswith(("in/", "out/x/")) for key in files)
