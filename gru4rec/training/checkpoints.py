@@ -1,6 +1,7 @@
 """Checkpoints of a run: folders that are whole or do not count.
 
-    PLACE/NAME/checkpoint.json   format, `about`, bytes and sha256 of every file; it commits the checkpoint
+    PLACE/NAME/checkpoint.json   format, `about`, bytes and sha256 of every file, and sha256 of all this; it commits the
+                                 checkpoint
     PLACE/NAME/FILE              what the writer keeps; FILE may lie in a folder: model/model.safetensors
 
 PLACE is a local path or a URI and holds nothing else. NAMEs sort as they were made. One process writes to it,
@@ -26,6 +27,7 @@ from gru4rec.storage import join, shown
 COMMIT = "checkpoint.json"
 FORMAT = "gru4rec checkpoint"
 FORMAT_VERSION = 1
+_SELF = "sha256"
 
 # Folders on their way: `tmp` is being written or removed; `old` makes room for a new one of its name, and still
 # is that checkpoint where a kill came before the new one took the name.
@@ -105,10 +107,16 @@ def _write(folder: str, files: Mapping[str, Callable[[], bytes]], about: Mapping
             storage.make_folder(path)
     listed = {file: _write_one(join(folder, file), make)._asdict() for file, make in files.items()}
     commit = {"format": FORMAT, "format_version": FORMAT_VERSION, "about": about, "files": listed}
-    storage.write_json(join(folder, COMMIT), commit)
+    storage.write_json(join(folder, COMMIT), commit | {_SELF: _digest(commit)})
     if local:
         for path in folders:
             storage.sync_folder(path)
+
+
+def _digest(commit: Mapping[str, Any]) -> str:
+    """Digest of what checkpoint.json says, apart from the digest itself."""
+    said = {key: value for key, value in commit.items() if key != _SELF}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _write_one(path: str, make: Callable[[], bytes]) -> Content:
@@ -301,6 +309,10 @@ def _read_commit(folder: str) -> tuple[dict[str, Any], dict[str, Content]]:
         raise Damaged(
             f"{shown(path)}: format version {commit.get('format_version')} is not {FORMAT_VERSION}; "
             "use the release that wrote it"
+        )
+    if commit.get(_SELF) != _digest(commit):
+        raise Damaged(
+            f"{shown(path)}: is not what was written: sha256 {_digest(commit)} instead of {commit.get(_SELF)}"
         )
     about, listed = commit.get("about"), commit.get("files")
     if not isinstance(about, dict) or not isinstance(listed, dict):

@@ -16,6 +16,7 @@ from gru4rec import storage
 from gru4rec.config import Hyperparameters
 from gru4rec.model.network import initialise
 from gru4rec.tracking import folder as model_folder
+from gru4rec.training import checkpoints
 from gru4rec.training.checkpoints import COMMIT, Damaged, committed, kept, load, prune, save
 
 
@@ -141,10 +142,27 @@ def test_a_damaged_newest_is_named_and_passed_over(place, how):
 def test_a_commit_that_does_not_fit_is_damage(tmp_path, change, message):
     put(str(tmp_path), "0001")
     path = tmp_path / "0001" / COMMIT
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    changed = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({**changed, "sha256": checkpoints._digest(changed)}))
     with pytest.raises(Damaged, match=rf"0001/checkpoint\.json: .*{message}"):
         load(str(tmp_path), "0001")
     assert committed(str(tmp_path)) == []
+
+
+def test_a_flipped_bit_of_a_commit_changes_nothing_unseen(tmp_path):
+    put(str(tmp_path), "0001")
+    path = tmp_path / "0001" / COMMIT
+    content, whole = path.read_bytes(), load(str(tmp_path), "0001")
+    seen = 0
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            assert load(str(tmp_path), "0001") == whole
+        except Damaged as error:
+            seen += str(error).startswith(str(path))
+    assert seen >= len(content) - 1
 
 
 def test_damage_after_loading_is_found_by_reading(place):
