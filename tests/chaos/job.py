@@ -80,6 +80,13 @@ class Job:
         """What lives of the last driver, and of the cluster that it started, after so many seconds."""
         return self._families[-1].left(within_s)
 
+    def workers_gone(self, timeout: float = 30) -> None:
+        """Wait until no worker can write a checkpoint any more, after the driver was killed."""
+        deadline = time.monotonic() + timeout
+        while found := self.workers():
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+
     def kill_driver(self) -> None:
         assert self._process is not None
         assert self._process.poll() is None, f"it ended before it could be killed: {self.errors[-2000:]}"
