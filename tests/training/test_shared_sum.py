@@ -36,7 +36,7 @@ def at_once(tasks) -> list:
     def run(place: int) -> None:
         try:
             found[place] = tasks[place]()
-        except Exception as error:  # noqa: BLE001 - it is looked at where all have ended
+        except Exception as error:  # it is looked at where all have ended
             found[place] = error
 
     threads = [threading.Thread(target=run, args=(place,)) for place in range(len(tasks))]
