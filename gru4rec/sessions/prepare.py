@@ -40,14 +40,14 @@ def prepare(settings: config.Prepare) -> Entry:
         sources.paths_of(settings.test_clicks, "--test-clicks"),
     ]
     staging.tidy(settings.out)
-    made_of, lineage = inputs.states(logs), []
+    states, lineage = inputs.states(logs), []
     base = bases.opened(settings, form)
     if base:
-        logs, made_of = bases.new_files(base, logs, made_of)
+        logs, states = bases.new_files(base, logs, states)
         # Without new files the index is the base's own: nothing in it changes.
         lineage = base.lineage if any(logs) else base.lineage[:-1]
-    origin = {"made_of": inputs.fingerprint(made_of, lineage, settings), **({"lineage": lineage} if base else {})}
-    earlier = None if settings.force else inputs.already_prepared(settings.out, origin["made_of"])
+    made_of = inputs.fingerprint(states, lineage, settings)
+    earlier = None if settings.force else inputs.already_prepared(settings.out, made_of)
     if earlier:
         report.say(
             f"{storage.shown(settings.out)}: is already made of these files with these settings, nothing to do "
@@ -71,8 +71,9 @@ def prepare(settings: config.Prepare) -> Entry:
 
     try:
         with staging.staged(settings.out) as place, on_ray.connected(settings.verbose):
-            summary = _run(settings, form, files, base, place.folder) | origin
-            inputs.write_files(made_of, place.folder)
+            summary = _run(settings, form, files, base, place.folder)
+            summary |= {"made_of": made_of} | ({"lineage": lineage} if base else {})
+            inputs.write_files(states, place.folder)
             checks.check(place.folder, summary)
             if settings.report:
                 storage.write_json(storage.join(place.folder, SUMMARY), summary)  # so that it can be read
