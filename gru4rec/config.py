@@ -218,6 +218,11 @@ class Prepare(Common):
         REQUIRED, "Click log: files, folders or globs (CSV, TSV, .dat, Parquet).", min_length=1
     )
     test_clicks: tuple[str, ...] = setting((), "Click log of the test split, where the data comes already split.")
+    base: str = setting(
+        "",
+        "Prepared folder to go on from: its clicks are taken from there, and of --clicks only files that it is not "
+        "made of are read. Its items keep their index, new ones come after them. It can be --out itself.",
+    )
     out: str = setting(REQUIRED, "Folder for the prepared data.")
     format: Literal["columns", "yoochoose", "diginetica", "retailrocket", "globo", "uci-eshop", "movielens"] = setting(
         "columns",

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from gru4rec import config, storage
 from gru4rec.errors import InputError
-from gru4rec.sessions import clean, formats, report, sources
+from gru4rec.sessions import base, clean, formats, report, sources
 from gru4rec.sessions import read as reading
 from gru4rec.sessions.prepared import REJECTED
 
@@ -23,6 +23,8 @@ _NOTES = "reading"
 """Folder for what the reading tasks leave. A task that is run again, even late, because a machine was lost, writes
 the same there once more; what is made of it, in the folder of rejected rows, is nobody else's.
 """
+
+_ACCOUNTS = ("clicks", "test_clicks", *base.LOGS)
 
 Entry = dict[str, Any]
 
@@ -102,11 +104,10 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
     """
     folder, rejected = storage.join(staging, _NOTES), storage.join(staging, REJECTED)
     logs = []
-    for log, name in enumerate(("clicks", "test_clicks")):
-        mine = [source for source in files if source.log == log]
-        if mine:
-            empty = sum(not source.rows for source in mine)
-            logs.append({"log": name, "files": len(mine), "empty_files": empty, "rows_in": 0, "rejected": 0})
+    for account, name in enumerate(_ACCOUNTS):
+        mine = [source for source in files if _account(source) == account]
+        empty = sum(not source.rows for source in mine)
+        logs.append({"log": name, "files": len(mine), "empty_files": empty, "rows_in": 0, "rejected": 0})
     lines = [0] * len(files)
     first: Entry | None = None
     left_out = 0
@@ -119,15 +120,20 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
             before.append(lines[source.number])
             counts.append(note["rejected"])
             lines[source.number] += note["lines"]
-            logs[source.log]["rows_in"] += note["rows"]
-            logs[source.log]["rejected"] += note["rejected"]
+            log = logs[_account(source)]
+            log["rows_in"] += note["rows"]
+            log["rejected"] += note["rejected"]
             left_out += note["left_out"]
         if not sum(counts):
             continue
         found = _renumbered(storage.join(folder, _part(number)), np.repeat(before, counts))
         storage.write_parquet(storage.join(rejected, _part(number)), found)
         first = first or found.slice(0, 1).to_pylist()[0]
-    return {"logs": logs, "first": first, "left_out": left_out}
+    return {"logs": [log for log in logs if log["files"]], "first": first, "left_out": left_out}
+
+
+def _account(source: sources.Source) -> int:
+    return source.log + 2 * bool(source.catalogue)
 
 
 def _part(read: int) -> str:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from gru4rec import config, storage
 from gru4rec.sessions import clean, layout, report
+from gru4rec.sessions.base import LEFT_OUT_COLUMNS, TEST_LOG
 from gru4rec.sessions.clean import TRAIN, Rules
 from gru4rec.sessions.digest import digest
-from gru4rec.sessions.prepared import ITEMS, SPLITS
+from gru4rec.sessions.prepared import ITEMS, LEFT_OUT, SPLITS
 from gru4rec.sessions.report import step
 
 Entry = dict[str, Any]
@@ -100,10 +101,11 @@ def write_splits(
     files = sum(len(cuts) + 1 for cuts in edges)
     report.say(f"writing {int(totals['clicks'].sum())} clicks")
     item_ids = ray.put(firsts["item"].combine_chunks())
-    place = functools.partial(_place, rules=rules, item_ids=item_ids, edges=edges, window=window)
-    out = functools.partial(
-        _write_files, shards=shards, min_length=max(2, settings.min_session_length), staging=staging
+    shortest = max(2, settings.min_session_length)
+    place = functools.partial(
+        _place, rules=rules, item_ids=item_ids, edges=edges, window=window, min_length=shortest, staging=staging
     )
+    out = functools.partial(_write_files, shards=shards, min_length=shortest, staging=staging)
     placed = sessions.map_batches(place, batch_size=None, batch_format="pyarrow")
     if sessions.num_blocks() > 1:
         many = files > len(SPLITS)
@@ -128,12 +130,22 @@ def write_splits(
 
 
 def _place(
-    sessions: pa.Table, rules: Rules, item_ids: Any, edges: list[np.ndarray], window: tuple[int, int]
+    sessions: pa.Table,
+    rules: Rules,
+    item_ids: Any,
+    edges: list[np.ndarray],
+    window: tuple[int, int],
+    min_length: int,
+    staging: str,
 ) -> pa.Table:
-    """Task: clean sessions with item indices, and the file (number in its split) that each goes to."""
+    """Task: clean sessions with item indices, and the file (number in its split) that each goes to.
+
+    Writes the clicks that are left out on the way, or will be: of validation and test sessions below `min_length`.
+    """
     import ray
 
-    sessions = clean.supported(clean.kept(sessions, rules), rules)
+    every = clean.numbered(clean.without_doubles(sessions, rules)[0])
+    sessions = clean.supported(clean.good(every, rules), rules)
     start, _ = clean.starts_and_ends(sessions)
     sessions, unknown = clean.indexed(sessions, ray.get(item_ids))
     if unknown.any():  # a session whose first click has gone starts later now
@@ -143,7 +155,27 @@ def _place(
     file = np.zeros(len(bins), np.int64)
     for number, cuts in enumerate(edges):
         file[split == number] = layout.file_of(bins[split == number], cuts)
+    stay = (split == TRAIN) | (clean.lengths(sessions) >= min_length)
+    _write_left_out(every, clean.left_out(every, clean.filtered(sessions, stay)), rules, staging)
+    sessions = sessions.drop_columns("number")
     return sessions.append_column("file", pa.array(file)).append_column("unknown", pa.array(unknown))
+
+
+def _write_left_out(sessions: pa.Table, left_out: np.ndarray, rules: Rules, staging: str) -> None:
+    """Write the clicks that are `left_out`, [clicks] bool: a file a log, named after the first of these sessions."""
+    if not left_out.any():
+        return
+    of = np.repeat(np.arange(len(sessions)), clean.lengths(sessions))[left_out]
+    items, times = (pc.list_flatten(sessions[name]).filter(pa.array(left_out)) for name in ("items", "times"))
+    values = sessions["session"].take(pa.array(of)).cast(rules.session_type), items.cast(rules.item_type), times
+    clicks = pa.table(dict(zip(LEFT_OUT_COLUMNS, values, strict=True)))
+    log = sessions["log"].to_numpy()[of]
+    first = int(sessions["position"].to_numpy().min())
+    for number, beginning in enumerate(("", TEST_LOG)):
+        mine = clicks.filter(pa.array(log == number))
+        if len(mine):
+            name = f"{beginning}clicks-{first:019d}.parquet"
+            storage.write_parquet(storage.join(staging, LEFT_OUT, name), mine)
 
 
 def _write_files(sessions: pa.Table, shards: np.ndarray, min_length: int, staging: str) -> pa.Table:
