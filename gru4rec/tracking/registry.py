@@ -134,7 +134,13 @@ def _signature(loaded: model_folder.LoadedModel) -> Any:
                 ColSpec(DataType.boolean, "fallback"),
             ]
         ),
-        params=ParamSchema([ParamSpec("k", DataType.long, 20), ParamSpec("exclude_seen", DataType.boolean, False)]),
+        params=ParamSchema(
+            [
+                ParamSpec("k", DataType.long, 20),
+                ParamSpec("exclude_seen", DataType.boolean, False),
+                ParamSpec("exclude_items", DataType.string if text else DataType.long, [], shape=(-1,)),
+            ]
+        ),
     )
 
 
