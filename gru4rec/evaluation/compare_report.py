@@ -124,8 +124,7 @@ def _classes(sessions: Sessions, prepared: Prepared) -> Iterator[tuple[str, str,
         _ranges(at - sessions.offsets[session] + 1, _POSITIONS, "clicks seen"),
     )
     support = prepared.support[sessions.items[at + 1]]
-    cuts = np.unique(np.quantile(support, [0, 0.1, 0.25, 0.5, 0.75])).astype(np.int64) if len(support) else []
-    edges = [*cuts, None]
+    edges = [*np.unique(np.quantile(support, [0, 0.1, 0.25, 0.5, 0.75]).astype(np.int64)).tolist(), None]
     classes = [(int(low), None if high is None else int(high) - 1) for low, high in itertools.pairwise(edges)]
     yield "By popularity of the next item", "popularity", _ranges(support, classes, "training clicks")
 

@@ -64,6 +64,7 @@ def rank(
     longest = int(seen.max(initial=0)) + 1
     keys = session[started] * longest + seen[started]  # ascending
     rows_at_once = max(1, SCORES_AT_ONCE // model.item_count)
+    block = torch.empty(rows_at_once, model.item_count, device=model.device)
     for position in encode.walk(model, kept):
         wanted = position.rows * longest + position.click + 1
         low, high = np.searchsorted(keys, wanted, side="left"), np.searchsorted(keys, wanted, side="right")
@@ -74,5 +75,5 @@ def rank(
             part = slice(first, first + rows_at_once)
             output = position.output[torch.from_numpy(rows[part]).to(model.device)]
             following = torch.from_numpy(targets[places[part]]).to(model.device)
-            found[places[part]] = metrics.ranks(scores(model, output), following, ties).double().cpu().numpy()
+            found[places[part]] = metrics.ranks(scores(model, output, block), following, ties).double().cpu().numpy()
     return Ranked(found, int((~predicted).sum()), int((seen == 0).sum()))

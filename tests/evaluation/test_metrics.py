@@ -49,6 +49,8 @@ def test_ranks_and_metrics(rows, ties, cutoff):
     targets = torch.tensor([target for _, target in rows])
     found = ranks(scores, targets, ties).tolist()
     assert found == [obvious_rank(row, target, ties) for row, target in rows]
+    assert found == ranks(scores.double(), targets, ties).tolist()  # which the kernel does not count
+    assert found == ranks(scores.t().contiguous().t(), targets, ties).tolist()
     metrics = RankingMetrics([cutoff])
     for rank in found:  # one at a time: no average of batches
         metrics.add(torch.tensor([float(rank)]))
@@ -58,8 +60,9 @@ def test_ranks_and_metrics(rows, ties, cutoff):
 
 
 def test_a_score_that_is_not_a_number_ranks_last():
-    scores = torch.tensor([[1.0, torch.nan, 3.0]])
-    assert ranks(scores, torch.tensor([1])).tolist() == [3]
+    scores = torch.tensor([[1.0, torch.nan, 3.0], [1.0, torch.nan, 3.0]])
+    for kind in (torch.float32, torch.float64):
+        assert ranks(scores.to(kind), torch.tensor([1, 0])).tolist() == [3, 2]
 
 
 def test_states_of_several_workers_add_up():
