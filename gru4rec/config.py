@@ -428,7 +428,12 @@ class Evaluate(Tracking, Common):
     model: str = setting("", "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     data: str = setting(REQUIRED, "Prepared folder.")
     split: Literal["test", "valid", "train"] = setting("test", "Split to evaluate on.")
-    baselines: tuple[Literal["pop", "markov"], ...] = setting((), "Baselines to put beside the model.")
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        (),
+        "Baselines to put beside the model, learnt from the training split: most popular items (pop), and those of the "
+        "session first (s-pop); item-to-item similarity (item-knn), matrix factorisation (bpr-mf), first-order Markov "
+        "chain (markov), similar past sessions (v-sknn). gru4rec/evaluation/README.md defines each.",
+    )
     ties: Literal["standard", "conservative", "median"] = setting(
         "conservative",
         "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
@@ -446,7 +451,9 @@ class Compare(Tracking, Common):
     )
     data: str = setting(REQUIRED, "Prepared folder.")
     split: Literal["test", "valid"] = setting("test", "Split to compare on.")
-    baselines: tuple[Literal["pop", "markov"], ...] = setting((), "Baselines to put beside the models.")
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        (), "Baselines to put beside the models."
+    )
     ties: Literal["standard", "conservative", "median"] = setting(
         "conservative",
         "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
