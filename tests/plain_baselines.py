@@ -21,11 +21,11 @@ def s_pop(train, items, history):
 
 
 def markov(train, items, history):
-    following = Counter()
+    following = Counter()  # in order of first appearance
     for session in train:
-        for before, after in itertools.pairwise(session):
-            following[before, after] += 1
-    return [following[history[-1], item] for item in range(items)]
+        following.update(after for before, after in itertools.pairwise(session) if before == history[-1])
+    ranked = sorted(following, key=lambda item: -following[item])
+    return [len(ranked) - ranked.index(item) if item in following else 0 for item in range(items)]
 
 
 def item_knn(train, items, history, damping, alpha):

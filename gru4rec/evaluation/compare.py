@@ -19,6 +19,7 @@ from gru4rec.tracking import registry, runs
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CUTOFF = 20
+_SHOWN = ("recall", "mrr")  # on the terminal; the page has all
 
 
 def compare(settings: Compare) -> dict[str, Any]:
@@ -160,16 +161,18 @@ def table(result: dict[str, Any]) -> Table:
     title = f"{result['split']} split, {result['predictions']:,} predictions in {result['sessions']:,} sessions, "
     found = Table(title=title + f"{result['ties']} ties, 95 % intervals", title_justify="left")
     found.add_column("", no_wrap=True)
-    for name in METRICS:
-        found.add_column(f"{name.capitalize() if name == 'recall' else name.upper()}@{CUTOFF}", justify="right")
+    for name in _SHOWN:
+        found.add_column(
+            f"{name.capitalize() if name == 'recall' else name.upper()}@{CUTOFF}", justify="right", no_wrap=True
+        )
     for heading in ("coverage", "unknown", "ms", "MB"):
         found.add_column(heading, justify="right")
     metrics = result["metrics"]
     for label in sorted(metrics, key=lambda label: -metrics[label][f"mrr_at_{CUTOFF}"]):
         cells = []
-        for name in METRICS:
+        for name in _SHOWN:
             low, high = result["intervals"][label][f"{name}_at_{CUTOFF}"]
-            cells.append(f"{metrics[label][f'{name}_at_{CUTOFF}']:.4f} ({low:.4f}–{high:.4f})")
+            cells.append(f"{metrics[label][f'{name}_at_{CUTOFF}']:.4f}\n{low:.4f}–{high:.4f}")
         about = result["details"][label]
         shown = f"{label} (champion)" if label == result["champion"] else label
         coverage = f"{about['coverage_at_20']:.1%}" if "coverage_at_20" in about else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gru4rec.evaluation import per_session
-from gru4rec.evaluation.model_ranks import transitions
+from gru4rec.evaluation.baselines.histories import places
 from gru4rec.page import NUMBER, RAW, TEXT, Row, escaped, figure, svg, table
 from gru4rec.page import page as whole_page
 from gru4rec.sessions.prepared import Prepared, Sessions
@@ -114,7 +114,7 @@ def _short(label: str) -> str:
 
 def _classes(sessions: Sessions, prepared: Prepared) -> Iterator[tuple[str, str, list[tuple[str, np.ndarray]]]]:
     """(heading, name, [(class, which predictions [T] bool)]) of each breakdown."""
-    at = transitions(sessions)
+    at = places(sessions)
     session = np.searchsorted(sessions.offsets, at, side="right") - 1
     lengths = sessions.lengths[session]
     yield "By session length", "lengths", _ranges(lengths, _LENGTHS, "clicks")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gru4rec.evaluation import metrics
+from gru4rec.evaluation.baselines.histories import places
 from gru4rec.evaluation.metrics import Ties
 from gru4rec.evaluation.ranking import SCORES_AT_ONCE
 from gru4rec.model import encode
@@ -28,13 +29,6 @@ class Ranked(NamedTuple):
     unstarted: int  # next clicks before which it knows none of the session's
 
 
-def transitions(sessions: Sessions) -> np.ndarray:
-    """Places among the clicks of those that have a next one, [T] int64."""
-    last = np.zeros(len(sessions.items), bool)
-    last[sessions.offsets[1:][sessions.lengths > 0] - 1] = True
-    return np.flatnonzero(~last)
-
-
 @torch.inference_mode()
 def rank(
     model: GRU4Rec, support: np.ndarray, sessions: Sessions, index: np.ndarray, ties: Ties = "conservative"
@@ -47,7 +41,7 @@ def rank(
     known = clicked >= 0
     before = np.concatenate([[0], np.cumsum(known)])  # known clicks before each place, over all sessions
     kept = Sessions(before[sessions.offsets], clicked[known].astype(np.int32))
-    at = transitions(sessions)
+    at = places(sessions)
     session = np.searchsorted(sessions.offsets, at, side="right") - 1
     seen = before[at + 1] - kept.offsets[session]  # known clicks of the session so far
     targets = clicked[at + 1]
@@ -70,10 +64,10 @@ def rank(
         low, high = np.searchsorted(keys, wanted, side="left"), np.searchsorted(keys, wanted, side="right")
         counts = high - low
         rows = np.repeat(np.arange(len(wanted)), counts)
-        places = started[np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())]
+        which = started[np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())]
         for first in range(0, len(rows), rows_at_once):
             part = slice(first, first + rows_at_once)
             output = position.output[torch.from_numpy(rows[part]).to(model.device)]
-            following = torch.from_numpy(targets[places[part]]).to(model.device)
-            found[places[part]] = metrics.ranks(scores(model, output, block), following, ties).double().cpu().numpy()
+            following = torch.from_numpy(targets[which[part]]).to(model.device)
+            found[which[part]] = metrics.ranks(scores(model, output, block), following, ties).double().cpu().numpy()
     return Ranked(found, int((~predicted).sum()), int((seen == 0).sum()))

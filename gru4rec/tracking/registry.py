@@ -183,7 +183,7 @@ def about(model: str, tracking_uri: str = "") -> dict[str, str]:
     return {
         "name": name,
         "version": version,
-        "model_id": found.model_id or "",
+        "model_id": found.source.removeprefix("models:/") if found.source.startswith("models:/m-") else "",
         "data_fingerprint": found.tags.get("data_fingerprint", ""),
     }
 

@@ -1,21 +1,32 @@
-"""First-order Markov chain: what followed the current item most often in training."""
+"""First-order Markov chain: what followed the current item most often in training.
+
+It is a list of successors, in which no two are equal: of those that followed as often, the one that did so first comes
+first. What never followed comes after all of them, and there ties remain.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from gru4rec.evaluation.baselines.histories import transitions
-from gru4rec.evaluation.baselines.sparse import Rows, count_pairs, dense
+from gru4rec.evaluation.baselines.sparse import Rows, dense
 from gru4rec.sessions.prepared import Sessions
 
 
 def _successors(train: Sessions, items: int) -> Rows:
+    """Of each item its successors: the best has as many points as there are, the next one less, the last 1."""
     before, after = transitions(train)
-    return count_pairs([before.astype(np.int64) * items + after], items)
+    keys = before.astype(np.int64) * items + after
+    pairs, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    rows = pairs // items
+    offsets = np.searchsorted(pairs, np.arange(items + 1) * items)
+    points = np.empty(len(pairs), np.int64)
+    points[np.lexsort((first, -counts, rows))] = offsets[rows + 1] - np.arange(len(pairs))
+    return Rows(offsets, (pairs % items).astype(np.int32), points)
 
 
 def learn(train: Sessions, items: int) -> Callable[[Sessions], np.ndarray]:
-    """Scores an item by how often it was the next click after the current item; what never was scores 0."""
+    """Scores an item by its place among the successors of the current item; what never was one scores 0."""
     successors = _successors(train, items)
     return lambda histories: dense(successors, histories.items[histories.offsets[1:] - 1], items)
 
@@ -26,20 +37,14 @@ def above_and_level(train: Sessions, test: Sessions, items: int) -> tuple[np.nda
     Among the successors of each current item alone, without a score for each item.
     """
     given, following = transitions(test)
-    offsets, successors, counts = _successors(train, items)
+    offsets, successors, points = _successors(train, items)
     rows = np.repeat(np.arange(items), np.diff(offsets))
     pairs, wanted = rows * items + successors, given.astype(np.int64) * items + following
     place = np.searchsorted(pairs, wanted)
     seen = place < len(pairs)
     seen[seen] = pairs[place[seen]] == wanted[seen]
-    own = np.zeros(len(given), np.int64)
-    own[seen] = counts[place[seen]]
-    # Within each current item by count: (current item, count) as one sorted key.
-    base = int(counts.max(initial=0)) + 1
-    keys = np.sort(rows * base + counts)
-    at = given.astype(np.int64) * base + own
-    after = np.searchsorted(keys, at, side="right")
-    above = offsets[given + 1] - after
-    level = after - np.searchsorted(keys, at, side="left")
-    never = items - (offsets[given + 1] - offsets[given])  # items that score 0
-    return above, np.where(own > 0, level, never)
+    above = offsets[given + 1] - offsets[given]
+    level = items - above  # items that score 0
+    above[seen] -= points[place[seen]]
+    level[seen] = 1
+    return above, level
