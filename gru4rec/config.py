@@ -433,12 +433,57 @@ class Evaluate(Tracking, Common):
     model: str = setting("", "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     data: str = setting(REQUIRED, "Prepared folder.")
     split: Literal["test", "valid", "train"] = setting("test", "Split to evaluate on.")
-    baselines: tuple[Literal["pop", "markov"], ...] = setting((), "Baselines to put beside the model.")
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        (),
+        "Baselines to put beside the model, learnt from the training split: most popular items (pop), and those of the "
+        "session first (s-pop); item-to-item similarity (item-knn), matrix factorisation (bpr-mf), first-order Markov "
+        "chain (markov), similar past sessions (v-sknn). gru4rec/evaluation/README.md defines each.",
+    )
     ties: Literal["standard", "conservative", "median"] = setting(
         "conservative",
         "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
     )
     cutoffs: tuple[int, ...] = setting((1, 5, 10, 20), "Cut-offs of the metrics.", min_length=1)
+    threads: int = setting(0, "CPU threads; 0: all.", ge=0)
+
+
+@dataclass(frozen=True)
+class Compare(Tracking, Common):
+    """Compare model versions and baselines on the same data, and promote the better version."""
+
+    models: tuple[str, ...] = setting(
+        REQUIRED, "Model folders or MLflow URIs (models:/gru4rec/2, models:/gru4rec@champion).", min_length=1
+    )
+    data: str = setting(REQUIRED, "Prepared folder.")
+    split: Literal["test", "valid"] = setting("test", "Split to compare on.")
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        (), "Baselines to put beside the models."
+    )
+    ties: Literal["standard", "conservative", "median"] = setting(
+        "conservative",
+        "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
+    )
+    metric: Literal["mrr_at_20", "recall_at_20", "ndcg_at_20"] = setting("mrr_at_20", "Metric that decides.")
+    margin: float = setting(
+        0.01,
+        "A version has to beat the champion's metric by more than this share of it, with significance: two trainings "
+        "that differ in their seed alone differ by some tenths of a percent.",
+        ge=0,
+    )
+    level: float = setting(0.05, "Level of significance, over all versions that are compared.", gt=0, lt=1)
+    promote: bool = setting(
+        False,
+        "Point the alias 'champion' at the best version if the evidence is there; without, say what would be done.",
+    )
+    min_coverage: float = setting(
+        0.8, "Guard: lists show at least this share of the items that the champion's lists show.", ge=0
+    )
+    max_unknown_share: float = setting(
+        0.1, "Guard: highest share of test clicks on unknown items; 0: none.", ge=0, le=1
+    )
+    max_latency_ms: float = setting(0.0, "Guard: highest median time of one session's list, ms; 0: none.", ge=0)
+    max_model_mb: float = setting(0.0, "Guard: largest model folder, MB; 0: none.", ge=0)
+    report: str = setting("comparison.html", "Report, an HTML page; empty: none.")
     threads: int = setting(0, "CPU threads; 0: all.", ge=0)
 
 
