@@ -33,29 +33,36 @@ def bring_rows(table, rows, own, start, stop, out):
 
 
 @numba.njit(cache=True, nogil=True)
-def mean_rows(brought, rank, table, rows, own, counts, start, stop, out):
-    """out [M · D] from row `start` to `stop` = the sum of what all ranks brought, [R][M · D], over `counts` [M].
+def mean_rows(memory, first, rank, table, rows, own, counts, start, stop):
+    """memory [R + 1, …], from number `first` on: the last row = the sum of the R others, of each row over its `counts`.
 
-    What `rank` brings of these is still in its table, see `bring_rows`.
+    They hold `rows` [M] of the tables [V, D] of all ranks, one after another; only `start` to `stop` are summed. What
+    `rank` has of these is still in its own table, see `bring_rows`.
     """
-    flat, width = table.reshape(-1), table.shape[1]
+    flat, width, ranks = table.reshape(-1), table.shape[1], len(memory) - 1
     for m in range(start, stop):
         if m + AHEAD < stop:
             ahead = rows[m + AHEAD] * width
             for line in range(0, width, LINE):
                 prefetch(flat, ahead + line)
-        to, row, count = m * width, rows[m], np.float32(counts[m])
-        for d in range(width):
-            out[to + d] = ZERO
-        for other in range(len(brought)):
-            if other != rank:
+        begin, row = first + m * width, rows[m]
+        total = memory[ranks, begin : begin + width]
+        begun = False
+        for other in range(ranks):
+            if other == rank and not own[m]:
+                continue
+            source = table[row] if other == rank else memory[other, begin : begin + width]
+            if begun:
                 for d in range(width):
-                    out[to + d] += brought[other, to + d]
-            elif own[m]:
+                    total[d] += source[d]
+            else:
                 for d in range(width):
-                    out[to + d] += table[row, d]
-        for d in range(width):
-            out[to + d] /= count
+                    total[d] = source[d]
+                begun = True
+        if counts[m] > 1:
+            count = np.float32(counts[m])
+            for d in range(width):
+                total[d] /= count
 
 
 @numba.njit(cache=True, nogil=True)

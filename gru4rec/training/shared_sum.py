@@ -136,15 +136,15 @@ class SharedSum:
         for number in range(-1, len(starts)):
             if number >= 0:
                 of, within, share = piece(number)
-                brought, means = memory[: self._size, within], memory[self._size, within]
-                mean_rows.mean_rows(brought, self._rank, numbers, places[of], present[of], divisors[of], *share, means)
+                given = numbers, places[of], present[of], divisors[of]
+                mean_rows.mean_rows(memory, within.start, self._rank, *given, *share)
             if number + 1 < len(starts):
                 bring(number + 1)
             self._meet()
             if number < 0:
                 self._check(len(rows))
             else:
-                mean_rows.put_rows(numbers, places[of], means)
+                mean_rows.put_rows(numbers, places[of], memory[self._size, within])
 
     def _check(self, count: int) -> None:
         brought = self._counters[:, 1]
