@@ -7,12 +7,13 @@ import time
 
 import pytest
 
+from gru4rec import peak_memory
 from gru4rec.peak_memory import Sampler, own_memory, tree
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's smaps_rollup")
 
 MIB = 2**20
-CHILD = f"held = bytes(range(256)) * {100 * MIB // 256}; input()"
+CHILD = f"import time; held = bytes(range(256)) * {100 * MIB // 256}; time.sleep(0.3); input()"
 PARENT = f"""
 import subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE)
@@ -41,13 +42,14 @@ def test_peak_is_of_all_processes_and_stays_when_they_have_ended():
     assert sampler.peak.moment >= sampler.samples[0].moment
 
 
-def test_shared_memory_counts_once_though_two_processes_map_it(tmp_path):
+def test_memory_that_processes_share_is_not_their_own(tmp_path):
     code = f"""
 import mmap, os, sys, tempfile
 with tempfile.TemporaryFile(dir="/dev/shm") as file:
     file.truncate({100 * MIB})
     held = mmap.mmap(file.fileno(), 0)
-    held.write(b"x" * {100 * MIB})
+    for _ in range(100):
+        held.write(b"x" * {MIB})
     if os.fork():
         os.wait()
     else:
@@ -55,10 +57,20 @@ with tempfile.TemporaryFile(dir="/dev/shm") as file:
         open({str(tmp_path / "ready")!r}, "w").close()
         sys.stdin.read()
 """
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process, Sampler(process.pid, period=0.01) as sampler:
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         while not (tmp_path / "ready").exists() and process.poll() is None:
             time.sleep(0.01)
+        assert len(tree(process.pid)) == 2
+        assert 0 < sum(map(own_memory, tree(process.pid))) < 100 * MIB
         process.communicate(b"")
-    assert 100 * MIB <= sampler.peak.shared < 190 * MIB
-    assert sampler.peak.own < 250 * MIB
+
+
+def test_shared_memory_is_what_has_been_added_since_the_sampler_was_made(monkeypatch):
+    found = iter([50, 40, 70, *[60] * 10_000])
+    monkeypatch.setattr(peak_memory, "_in_shared_memory", lambda: next(found))
+    with Sampler(os.getpid(), period=0.001) as sampler:
+        while len(sampler.samples) < 3:
+            time.sleep(0.001)
+    assert [sample.shared for sample in sampler.samples[:3]] == [0, 20, 10]
+    assert max(sampler.samples).moment == sampler.samples[-1].moment
+    assert sampler.peak.total == max(sample.own + sample.shared for sample in sampler.samples)
