@@ -508,8 +508,10 @@ class Score(Tracking, Common):
 class Bench(Common):
     """Measure speed as ratios against named alternatives, in one run on one machine."""
 
-    what: Literal["train", "scaling"] = setting(
-        "train", "What to measure: the training step, or how it scales with workers (two processes, and a model)."
+    what: Literal["train", "scaling", "prepare"] = setting(
+        "train",
+        "What to measure: the training step, how it scales with workers (two processes, and a model), or prepare on "
+        "simulated logs.",
     )
     configurations: tuple[
         Literal[
@@ -537,4 +539,15 @@ class Bench(Common):
     device: Literal["cpu", "cuda"] = setting("cpu", "Device.")
     gpu_step_us: float = setting(
         100.0, "Scaling: a GPU's step in microseconds, assumed, not measured, for what many GPUs would do.", gt=0
+    )
+    clicks: tuple[int, ...] = setting(
+        (3_000_000, 33_000_000),
+        "Prepare: sizes of the logs, in clicks; the larger default is that of RSC15.",
+        min_length=1,
+    )
+    ways: tuple[Literal["prepare", "prepare --no-report", "pandas", "polars", "duckdb"], ...] = setting(
+        (), "Prepare: what to measure, always beside 'prepare'; default: all, as far as their libraries are installed."
+    )
+    scratch: str = setting(
+        "", "Prepare: local folder for logs and results, which are deleted; default: that for temporary files."
     )

@@ -1,4 +1,4 @@
-"""Speed as ratios against named alternatives, measured in the same run; see --help. Needs no Ray."""
+"""Speed as ratios against named alternatives, measured in the same run; see --help. Only `prepare` needs Ray."""
 
 import sys
 from typing import Any
@@ -8,6 +8,11 @@ from gru4rec.errors import InputError
 
 
 def run(settings: config.Bench) -> dict[str, Any]:
+    if settings.what == "prepare":
+        from gru4rec.sessions import bench as prepare
+
+        return prepare.run(settings.clicks, settings.ways, settings.repeats, settings.scratch)
+
     from gru4rec.training import bench, scaling
 
     if settings.what == "scaling":

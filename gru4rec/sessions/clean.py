@@ -197,16 +197,19 @@ def typed(sessions: pa.Table, rules: Rules) -> pa.Table:
 
 
 def are_integers(ids: pa.ChunkedArray) -> bool:
-    """Whether ids in text are all integers that come back as the same text: no leading zero, no plus, 64
-    bits.
+    """Whether ids are integers, or in text, see `integers`, and there is at least one."""
+    return pa.types.is_integer(ids.type) or (len(ids) > 0 and integers(ids) is not None)
+
+
+def integers(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Ids in text as int64; None where one of them is no integer that comes back as the same text: no leading zero, no
+    plus, 64 bits.
     """
-    if not pc.all(pc.match_substring_regex(ids, r"^(0|-?[1-9][0-9]{0,18})$")).as_py():
-        return False
     try:
-        ids.cast(pa.int64())
+        found = ids.cast(pa.int64())
     except pa.ArrowInvalid:
-        return False
-    return True
+        return None
+    return None if pc.any(pc.not_equal(found.cast(pa.string()), ids)).as_py() else found
 
 
 def split_of(log: np.ndarray, moment: np.ndarray, rules: Rules) -> np.ndarray:
@@ -253,7 +256,7 @@ def indexed(sessions: pa.Table, item_ids: pa.Array) -> tuple[pa.Table, np.ndarra
 
 def support(sessions: pa.Table) -> pa.Table:
     """Clicks of each item in the training sessions: item, support int64, in no order."""
-    train = filtered(sessions, _numpy(sessions["split"]) == TRAIN)
+    train = filtered(sessions.select(["items"]), _numpy(sessions["split"]) == TRAIN)
     counts = pc.value_counts(_values(train["items"]))
     return pa.table({"item": counts.field("values"), "support": counts.field("counts")})
 
@@ -264,15 +267,14 @@ def first_clicks(sessions: pa.Table) -> pa.Table:
     Returns item, support int64, start int64 and position int64 (of the session), place int64 (in the
     session), in order of (start, position, place).
     """
-    train = filtered(sessions, _numpy(sessions["split"]) == TRAIN)
+    train = filtered(sessions.select(["position", "items", "times"]), _numpy(sessions["split"]) == TRAIN)
     start, _ = starts_and_ends(train)
     order = np.lexsort((_numpy(train["position"]), start))
-    train = train.take(pa.array(order))
+    train = train.select(["position", "items"]).take(pa.array(order))
     counts = lengths(train)
     items = _values(train["items"]).dictionary_encode()
     codes = items.indices.to_numpy(zero_copy_only=False)
-    # A dictionary is in order of first appearance, and so are its codes.
-    _, first = np.unique(codes, return_index=True)
+    first = _first_places(codes)
     session = np.repeat(np.arange(len(counts)), counts)[first] if len(codes) else first
     return pa.table(
         {
@@ -283,6 +285,11 @@ def first_clicks(sessions: pa.Table) -> pa.Table:
             "place": first - _offsets(train)[session],
         }
     )
+
+
+def _first_places(codes: np.ndarray) -> np.ndarray:
+    """Where each code of a dictionary stands first: a dictionary, and so its codes, is in order of first appearance."""
+    return np.flatnonzero(np.diff(np.maximum.accumulate(codes), prepend=-1)) if len(codes) else codes
 
 
 def merged_support(parts: list[pa.Table]) -> pa.Table:
@@ -298,7 +305,7 @@ def merged_first_clicks(parts: list[pa.Table]) -> pa.Table:
     # Not `group_by`: beyond some ten thousand rows its groups are in no order.
     items = _chunk(every["item"]).dictionary_encode()
     codes = items.indices.to_numpy(zero_copy_only=False)
-    _, first = np.unique(codes, return_index=True)
+    first = _first_places(codes)
     support = np.zeros(len(first), np.int64)
     np.add.at(support, codes, _numpy(every["support"]))
     found = every.take(pa.array(first))

@@ -3,6 +3,7 @@ read.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ the same there once more; what is made of it, in the folder of rejected rows, is
 
 _ACCOUNTS = ("clicks", "test_clicks", *base.LOGS)
 
+_IDS = ("session", "item")
+
+_HEAD = 2**16  # bytes at the beginning of the log by which ids are judged
+
 Entry = dict[str, Any]
 
 
@@ -33,15 +38,57 @@ def sessions_of(
     settings: config.Prepare, form: formats.Format, files: list[sources.Source], staging: str
 ) -> tuple[Any, Entry]:
     """(sessions as a materialised Ray dataset, what the reading tasks noted)."""
-    import ray.data
-
     reads = sources.pieces(files)
     storage.make_folder(storage.join(staging, _NOTES))
     size = sum(source.size for source in files)
-    count = settings.partitions or max(1, -(-sum(source.weight for source in files) // PARTITION_BYTES))
     report.say(f"reading {len(files)} files, {size / 2**20:.1f} MiB")
-    types = sources.carried_types(files)
-    task = functools.partial(_read, reads=reads, form=form, types=types, staging=staging)
+    early = _seem_integers(files, form)
+    sessions = _put_together(settings, form, files, reads, staging, early)
+    notes = _notes(files, reads, staging)
+    if notes["text"]:
+        report.say(f"ids of {' and '.join(notes['text'])}s are not all integers: reading again")
+        early = [seem and name not in notes["text"] for name, seem in zip(_IDS, early, strict=True)]
+        sessions = _put_together(settings, form, files, reads, staging, early)
+        notes = _notes(files, reads, staging)
+    return sessions, notes
+
+
+def _seem_integers(files: list[sources.Source], form: formats.Format) -> list[bool]:
+    """Whether session and item ids are taken for integers while they are read, judging by the beginning of the log.
+
+    Only where files are text, or hold such integers: numbers are smaller and faster than text to hand on, and to
+    compare. Where that turns out wrong, the log is read again.
+    """
+    first = next((source for source in files if source.rows and source.separator), None)
+    if first is None:
+        return [False, False]
+    may = [all(source.id_types[place] in (None, pa.int64()) for source in files) for place in range(len(_IDS))]
+    try:
+        head = reading.read(sources.Piece(first, 0, min(first.size, _HEAD)), form, [pa.string()] * len(_IDS)).clicks
+    except (OSError, pa.ArrowException):  # reading all of it will say so
+        return [False, False]
+    users = form.gap > 0  # the id of a session is made from the user's, as text
+    return [may[place] and name in _IDS[users:] and clean.are_integers(head[name]) for place, name in enumerate(_IDS)]
+
+
+def _put_together(
+    settings: config.Prepare,
+    form: formats.Format,
+    files: list[sources.Source],
+    reads: list[list[sources.Piece]],
+    staging: str,
+    early: list[bool],
+) -> Any:
+    """Sessions as a materialised Ray dataset; `early`: ids to be handed on as integers."""
+    import ray.data
+
+    count = settings.partitions or max(1, -(-sum(source.weight for source in files) // PARTITION_BYTES))
+    task = functools.partial(
+        _read, reads=reads, form=form, types=sources.carried_types(files), staging=staging, early=early
+    )
+    context = ray.data.DataContext.get_current()
+    # Each task hands on its clicks as soon as it has them; by default the shuffle waits for 1 GiB, and packs them.
+    context.shuffle_input_batch_bytes, context.shuffle_compression = 0, "none"
     clicks = ray.data.from_items([{"read": i} for i in range(len(reads))], override_num_blocks=len(reads))
     whole = {"batch_size": None, "batch_format": "pyarrow"}  # a batch is a block, as it is
     if count == 1 and len(reads) == 1:
@@ -51,8 +98,7 @@ def sessions_of(
         # One block is one partition: repartitioning by keys does not cut its blocks.
         clicks = clicks.repartition(count, keys=["session"]) if count > 1 else clicks.repartition(1)
         sessions = clicks.map_batches(functools.partial(clean.sessionise, gap=form.gap), **whole)
-    sessions = sessions.materialize()
-    return sessions, _notes(files, reads, staging)
+    return sessions.materialize()
 
 
 def forget(staging: str) -> None:
@@ -71,29 +117,46 @@ def _read(
     form: formats.Format,
     types: list[pa.DataType],
     staging: str,
+    early: Sequence[bool] = (False, False),
 ) -> pa.Table:
     """Task: the clicks of some reads. Rejected rows and counts are left in `staging`, under the read's
-    number: a read that is done again replaces them.
+    number: a read that is done again replaces them. So is which ids are text after all, though they should be handed
+    on as integers (`early`); then no clicks are.
     """
-    clicks = [reading.schema(types, form).empty_table()]
+    kinds = [pa.int64() if wanted else kind for wanted, kind in zip(early, types, strict=True)]
+    clicks = [reading.schema(kinds, form).empty_table()]
     for number in batch["read"].to_pylist():
         rejected, notes = [], []
         for piece in reads[number]:
             try:
-                found = reading.read(piece, form, types)
+                found = reading.read(piece, form, types if piece.source.separator else kinds)
             except (OSError, pa.ArrowException) as error:
                 notes.append({"file": piece.source.number, "error": " ".join(str(error).split())})
                 continue
-            clicks.append(found.clicks)
+            mine, text = _typed(found.clicks, early)
+            if not text:
+                clicks.append(mine)
             rejected.append(found.rejected)
             count = found.rejected.num_rows
             counts = {"rows": found.rows, "rejected": count, "left_out": found.left_out, "lines": found.lines}
-            notes.append({"file": piece.source.number, **counts})
+            notes.append({"file": piece.source.number, **counts, "text": text})
         storage.write_json(storage.join(staging, _NOTES, f"{number:06d}.json"), notes)
         if any(table.num_rows for table in rejected):
             part = storage.join(staging, _NOTES, _part(number))
             storage.write_parquet(part, pa.concat_tables(rejected))
     return pa.concat_tables(clicks)
+
+
+def _typed(clicks: pa.Table, early: Sequence[bool]) -> tuple[pa.Table, list[str]]:
+    """(clicks with ids as integers where wanted, columns of ids where they are not)."""
+    text = []
+    for name, wanted in zip(_IDS, early, strict=True):
+        ids = clean.integers(clicks[name]) if wanted and not pa.types.is_integer(clicks[name].type) else clicks[name]
+        if ids is None:
+            text.append(name)
+        else:
+            clicks = clicks.set_column(clicks.schema.get_field_index(name), name, ids)
+    return clicks, text
 
 
 def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], staging: str) -> Entry:
@@ -111,6 +174,7 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
     lines = [0] * len(files)
     first: Entry | None = None
     left_out = 0
+    text: set[str] = set()
     for number in range(len(reads)):
         before, counts = [], []
         for note in storage.read_json(storage.join(folder, f"{number:06d}.json")):
@@ -124,12 +188,14 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
             log["rows_in"] += note["rows"]
             log["rejected"] += note["rejected"]
             left_out += note["left_out"]
+            text |= set(note["text"])
         if not sum(counts):
             continue
         found = _renumbered(storage.join(folder, _part(number)), np.repeat(before, counts))
         storage.write_parquet(storage.join(rejected, _part(number)), found)
         first = first or found.slice(0, 1).to_pylist()[0]
-    return {"logs": [log for log in logs if log["files"]], "first": first, "left_out": left_out}
+    logs = [log for log in logs if log["files"]]
+    return {"logs": logs, "first": first, "left_out": left_out, "text": sorted(text)}
 
 
 def _account(source: sources.Source) -> int:

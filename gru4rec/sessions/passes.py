@@ -173,10 +173,10 @@ def _firsts(sessions: pa.Table, rules: Rules, window: tuple[int, int]) -> pa.Tab
     lengths_before = clean.lengths(before)
     rare = 0
     if rules.supported is not None:
-        trained = pc.list_flatten(clean.filtered(before, train_before)["items"])
+        trained = pc.list_flatten(clean.filtered(before.select(["items"]), train_before)["items"])
         rare = len(trained) - int(pc.sum(pc.is_in(trained, rules.supported)).as_py() or 0)
     row: Entry = {name: [column.to_numpy(zero_copy_only=False)] for name, column in _columns(clean.first_clicks(after))}
-    times = pc.list_flatten(clean.filtered(after, split == TRAIN)["times"]).to_numpy()
+    times = pc.list_flatten(clean.filtered(after.select(["times"]), split == TRAIN)["times"]).to_numpy()
     row |= {"cells": [used], "clicks": [clicks], "rare": [rare]}
     row |= {"later": [int((times >= rules.valid_from).sum())]}
     row |= {

@@ -34,13 +34,15 @@ def parse(text: bytes, separator: str, columns: int, wanted: list[int]) -> Parse
     data = np.frombuffer(text, np.uint8)
     spans = _lines(data)
     starts, ends = spans[:, 0], spans[:, 1]
-    blank = (ends - starts == 0) | ((ends - starts == 1) & (data[np.minimum(starts, len(data) - 1)] == RETURN))
-    separators = np.flatnonzero(data == ord(separator))
-    found = np.searchsorted(separators, ends) - np.searchsorted(separators, starts) + 1
-    has_nul = _lines_with(np.flatnonzero(data == 0), starts)
-    returns = np.flatnonzero(data[:-1] == RETURN)
+    blank = ends == starts
+    single = np.flatnonzero(ends - starts == 1)
+    blank[single] = data[starts[single]] == RETURN
+    found = _columns(_places(text, data, ord(separator)), starts, ends, columns)
+    has_nul = _lines_with(_places(text, data, 0), starts)
+    returns = _places(text, data, RETURN)
+    returns = returns[returns < len(data) - 1]
     has_return = _lines_with(returns[data[returns + 1] != NEWLINE], starts)
-    quoted = _lines_with(np.flatnonzero(data == QUOTE), starts) & ~blank & ~has_nul & ~has_return
+    quoted = _lines_with(_places(text, data, QUOTE), starts) & ~blank & ~has_nul & ~has_return
     plain = ~blank & ~has_nul & ~has_return & ~quoted & (found == columns)
 
     numbers = np.flatnonzero(plain)
@@ -64,6 +66,22 @@ def _lines(data: np.ndarray) -> np.ndarray:
         ends = np.append(ends, len(data))
     starts = np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1] + 1])
     return np.stack([starts, ends], axis=1)
+
+
+def _places(text: bytes, data: np.ndarray, byte: int) -> np.ndarray:
+    """Where a byte stands in the text. A byte that is nowhere, as most are that are looked for, is soon found so."""
+    return np.flatnonzero(data == byte) if byte in text else np.zeros(0, np.int64)
+
+
+def _columns(separators: np.ndarray, starts: np.ndarray, ends: np.ndarray, columns: int) -> np.ndarray:
+    """Columns of each line, [lines] int64; `columns`: as there should be."""
+    each = columns - 1
+    if each and len(separators) == each * len(ends):
+        first, last = separators[::each], separators[each - 1 :: each]
+        if (first >= starts).all() and (last < ends).all():
+            return np.full(len(ends), columns)  # all lines are good, which is known sooner than what each has
+    # Between two lines there is no separator.
+    return np.diff(np.searchsorted(separators, ends), prepend=0) + 1
 
 
 def _lines_with(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -81,6 +81,9 @@ def _rounded(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_text(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
     text = pc.ascii_trim_whitespace(_ascii(column).fill_null(""))
+    moments = _all_with_zone(text)
+    if moments is not None:  # no number ends with Z
+        return moments, np.ones(len(text), bool)
     ms, ok = np.zeros(len(text), np.int64), np.zeros(len(text), bool)
     left = np.ones(len(text), bool)
     for pattern, kind in ((_INTEGER, pa.int64()), (_DECIMAL, pa.float64())):
@@ -99,14 +102,20 @@ def _from_text(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
     return ms, ok
 
 
-def _from_dates(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def _all_with_zone(text: pa.Array) -> np.ndarray | None:
+    """ms of dates that all end with Z and have no more digits than ms, [rows] int64; None where one is different."""
+    if not pc.all(pc.ends_with(text, "Z")).as_py():
+        return None
     try:
-        with_zone = pc.ends_with(text, "Z")
-        if pc.all(with_zone).as_py():
-            parsed = text.cast(pa.timestamp("ms", "UTC"))  # the fast path; refuses more digits than ms
-            return parsed.cast(pa.int64()).to_numpy(), np.ones(len(text), bool)
+        return text.cast(pa.timestamp("ms", "UTC")).cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid:
-        pass
+        return None
+
+
+def _from_dates(text: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    moments = _all_with_zone(text)
+    if moments is not None:
+        return moments, np.ones(len(text), bool)
     parsed = pd.to_datetime(pd.Series(text.to_pylist()), format="ISO8601", utc=True, errors="coerce")
     moments = parsed.dt.tz_convert(None).to_numpy().astype("datetime64[us]")
     return _rounded(pa.array(moments).cast(pa.int64()), "us")

@@ -1,6 +1,5 @@
 """Clean sessions → the Parquet files of the prepared folder, each written by one task, and their digests."""
 
-import functools
 import hashlib
 import itertools
 from typing import Any
@@ -98,23 +97,29 @@ def write_splits(
     by_file = np.zeros(len(edges[TRAIN]) + 1, np.int64)
     np.add.at(by_file, layout.file_of(np.arange(layout.BINS), edges[TRAIN]), bins[TRAIN])
     shards = layout.allot(by_file, wanted[TRAIN])
-    files = sum(len(cuts) + 1 for cuts in edges)
+    files = [(split, number) for split, cuts in enumerate(edges) for number in range(len(cuts) + 1)]
     report.say(f"writing {int(totals['clicks'].sum())} clicks")
+    # Not a shuffle of Ray Data: that would hash the files' numbers, and give some tasks several files and others none.
+    place = ray.remote(_place).options(num_returns=len(files))
     item_ids = ray.put(firsts["item"].combine_chunks())
     shortest = max(2, settings.min_session_length)
-    place = functools.partial(
-        _place, rules=rules, item_ids=item_ids, edges=edges, window=window, min_length=shortest, staging=staging
+    placed = [
+        place.remote(block, rules, item_ids, edges, window, shortest, staging) for block in sessions.to_arrow_refs()
+    ]
+    out = ray.remote(_write_file)
+    rows: list[Entry] = ray.get(
+        [
+            out.remote(
+                split,
+                number,
+                int(shards[number]) if split == TRAIN else 1,
+                shortest,
+                staging,
+                *[parts[at] for parts in placed],
+            )
+            for at, (split, number) in enumerate(files)
+        ]
     )
-    out = functools.partial(_write_files, shards=shards, min_length=shortest, staging=staging)
-    placed = sessions.map_batches(place, batch_size=None, batch_format="pyarrow")
-    if sessions.num_blocks() > 1:
-        many = files > len(SPLITS)
-        placed = placed.repartition(files, keys=["split", "file"]) if many else placed.repartition(1)
-    rows: list[Entry] = []
-    for found in placed.map_batches(out, batch_size=None, batch_format="pyarrow").iter_batches(
-        batch_size=None, batch_format="pyarrow"
-    ):
-        rows += found.to_pylist()
     rows.sort(key=lambda row: (row["split"], row["name"]))
     steps.append(step("items unknown in training (valid, test)", 0, sum(row["unknown"] for row in rows)))
     short = [sum(row[name] for row in rows) for name in ("short_sessions", "short_clicks")]
@@ -132,33 +137,35 @@ def write_splits(
 def _place(
     sessions: pa.Table,
     rules: Rules,
-    item_ids: Any,
+    item_ids: pa.Array,
     edges: list[np.ndarray],
     window: tuple[int, int],
     min_length: int,
     staging: str,
-) -> pa.Table:
-    """Task: clean sessions with item indices, and the file (number in its split) that each goes to.
+) -> list[pa.Table]:
+    """Task: clean sessions with item indices, for each file of each split those that go there.
 
     Writes the clicks that are left out on the way, or will be: of validation and test sessions below `min_length`.
     """
-    import ray
-
     every = clean.numbered(clean.without_doubles(sessions, rules)[0])
     sessions = clean.supported(clean.good(every, rules), rules)
     start, _ = clean.starts_and_ends(sessions)
-    sessions, unknown = clean.indexed(sessions, ray.get(item_ids))
+    sessions, unknown = clean.indexed(sessions, item_ids)
     if unknown.any():  # a session whose first click has gone starts later now
         some = clean.lengths(sessions) > 0
         start[some], _ = clean.starts_and_ends(clean.filtered(sessions, some))
     bins, split = layout.bin_of(start, *window), sessions["split"].to_numpy()
     file = np.zeros(len(bins), np.int64)
+    before = 0  # files of the splits before
     for number, cuts in enumerate(edges):
-        file[split == number] = layout.file_of(bins[split == number], cuts)
+        file[split == number] = before + layout.file_of(bins[split == number], cuts)
+        before += len(cuts) + 1
     stay = (split == TRAIN) | (clean.lengths(sessions) >= min_length)
     _write_left_out(every, clean.left_out(every, clean.filtered(sessions, stay)), rules, staging)
-    sessions = sessions.drop_columns("number")
-    return sessions.append_column("file", pa.array(file)).append_column("unknown", pa.array(unknown))
+    sessions = sessions.select(["session", "position", "items", "times"]).combine_chunks()
+    sessions = sessions.append_column("unknown", pa.array(unknown))
+    order, ends = np.argsort(file, kind="stable"), np.cumsum(np.bincount(file, minlength=before))
+    return [sessions.take(pa.array(rows)) for rows in np.split(order, ends[:-1])]
 
 
 def _write_left_out(sessions: pa.Table, left_out: np.ndarray, rules: Rules, staging: str) -> None:
@@ -178,40 +185,21 @@ def _write_left_out(sessions: pa.Table, left_out: np.ndarray, rules: Rules, stag
             storage.write_parquet(storage.join(staging, LEFT_OUT, name), mine)
 
 
-def _write_files(sessions: pa.Table, shards: np.ndarray, min_length: int, staging: str) -> pa.Table:
-    """Task: write the files whose sessions are here; one row for each with its counts."""
-    split, file = sessions["split"].to_numpy(), sessions["file"].to_numpy()
-    rows = []
-    for number, part in sorted(set(zip(split.tolist(), file.tolist(), strict=True))):
-        mine = clean.filtered(sessions, (split == number) & (file == part))
-        lengths = clean.lengths(mine)
-        short = (lengths < min_length) & (number != TRAIN)
-        row: Entry = {
-            "split": number,
-            "unknown": int(pc.sum(mine["unknown"]).as_py()),
-            "short_sessions": int(short.sum()),
-            "short_clicks": int(lengths[short].sum()),
-        }
-        mine = clean.filtered(mine, ~short)
-        if mine.num_rows:
-            wanted = int(shards[part]) if number == TRAIN else 1
-            row |= write_file(mine, staging, number, part, wanted)
-        else:
-            row |= dict.fromkeys(("sessions", "clicks", "transitions", "row_groups"), 0) | {
-                "name": "",
-                "digest": "",
-            }
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=FILE_ROWS)
-
-
-FILE_ROWS = pa.schema(
-    [
-        *((name, pa.int64()) for name in ("split", "unknown", "short_sessions", "short_clicks")),
-        *((name, pa.string()) for name in ("name", "digest")),
-        *((name, pa.int64()) for name in ("sessions", "clicks", "transitions", "row_groups")),
-    ]
-)
+def _write_file(split: int, number: int, shards: int, min_length: int, staging: str, *parts: pa.Table) -> Entry:
+    """Task: write file `number` of a split, of its sessions from all partitions; returns its counts."""
+    sessions = pa.concat_tables(parts)
+    lengths = clean.lengths(sessions)
+    short = (lengths < min_length) & (split != TRAIN)
+    row: Entry = {
+        "split": split,
+        "unknown": int(pc.sum(sessions["unknown"]).as_py() or 0),
+        "short_sessions": int(short.sum()),
+        "short_clicks": int(lengths[short].sum()),
+    }
+    sessions = clean.filtered(sessions, ~short)
+    if sessions.num_rows:
+        return row | write_file(sessions, staging, split, number, shards)
+    return row | {"name": "", "digest": ""} | dict.fromkeys(("sessions", "clicks", "transitions", "row_groups"), 0)
 
 
 def fingerprint(firsts: pa.Table, splits: Entry) -> str:

@@ -4,14 +4,21 @@ import importlib.util
 import json
 from pathlib import Path
 
+import pytest
+
 from gru4rec import cli, config
 
 
-def test_bench_of_training_reports_engine_plain_and_floor(capsys):
+@pytest.fixture
+def job():
     path = Path(__file__).resolve().parents[2] / "jobs" / "bench.py"
     spec = importlib.util.spec_from_file_location("bench_job", path)
-    job = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(job)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_bench_of_training_reports_engine_plain_and_floor(job, capsys):
     arguments = ["--configurations", "lanes-32", "--seconds", "0.05", "--repeats", "2"]
     assert cli.run(config.Bench, job.run, arguments) == 0
     shown = capsys.readouterr()
@@ -20,3 +27,19 @@ def test_bench_of_training_reports_engine_plain_and_floor(capsys):
     assert row["engine_to_plain"] > 0
     assert row["engine_to_floor"] > 0
     assert "| lanes-32 |" in shown.err
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is taken from Linux's smaps_rollup")
+def test_bench_of_prepare_reports_time_and_memory_of_each_way(job, capsys, tmp_path):
+    arguments = ["--what", "prepare", "--clicks", "3000", "--ways", "pandas", "--repeats", "1"]
+    assert cli.run(config.Bench, job.run, [*arguments, "--scratch", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    ours, pandas = json.loads(shown.out.splitlines()[-1])["rows"]
+    assert (ours["way"], pandas["way"]) == ("prepare", "pandas")
+    assert ours["clicks"] == pandas["clicks"]
+    assert pandas["to_prepare"] > 0
+    assert 0 < pandas["peak_gib"]["max"] < ours["peak_gib"]["max"]
+    assert 0 < sum(stage["seconds"] for stage in ours["stages"].values()) == pytest.approx(ours["seconds"]["median"])
+    assert "| pandas |" in shown.err
+    assert not list(tmp_path.iterdir())

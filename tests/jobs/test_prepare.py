@@ -10,7 +10,7 @@ import pytest
 
 from gru4rec import cli, config
 from gru4rec.errors import InputError
-from gru4rec.sessions import layout
+from gru4rec.sessions import ingest, layout, sources
 from gru4rec.sessions.prepare import prepare
 from gru4rec.sessions.prepared import SPLITS, Prepared
 
@@ -268,3 +268,29 @@ class TestRealLogs:
         assert (result["rows_in"], result["rejected"]) == (19_770, 1)
         rejected = pq.read_table(tmp_path / "out" / "rejected").to_pylist()
         assert [(row["row"], row["reason"]) for row in rejected] == [(19_771, "a NUL byte")]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_ids_that_begin_as_integers_and_are_text_later(tmp_path, ray_local, partitions, monkeypatch):
+    """The log's beginning does not decide what ids are, and what is read twice counts once."""
+    monkeypatch.setattr(ingest, "_HEAD", 100)
+    pieces = sources.pieces
+    monkeypatch.setattr(sources, "pieces", lambda files: pieces(files, 1000))
+    rows = [(session, item, 1_700_000_000 + session * 9000 + item) for session in range(50) for item in range(1, 5)]
+    lines = [f"{session},{item},{time}" for session, item, time in rows]
+    lines[120] = "no click"
+    for name, last in (("numbers", "50,1,1700450000"), ("text", "50,007,1700450000")):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["SessionId,ItemId,Time", *lines, last, last]) + "\n")
+        out = tmp_path / name
+        given = {"clicks": (str(tmp_path / f"{name}.csv"),), "partitions": partitions, "min_item_support": 1}
+        result = prepare(settings(out=str(out), test_days=0, **given))
+        assert (result["rows_in"], result["rejected"]) == (len(lines) + 2, 1)
+        rows_balance(Prepared(str(out)).summary)
+    numbers, text = (Prepared(str(tmp_path / name)) for name in ("numbers", "text"))
+    assert numbers.items["item_id"].to_pylist() == [1, 2, 3, 4]
+    assert text.items["item_id"].to_pylist() == ["1", "2", "3", "4", "007"]
+    found = content(text.folder)["train"][0]
+    assert [session["session_id"] for session in found] == list(range(51))
+    assert found[-1]["items"] == [4, 4]
+    assert found[:-1] == content(numbers.folder)["train"][0][:-1]
