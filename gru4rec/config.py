@@ -210,6 +210,19 @@ PRESETS = {
 }
 
 
+_ICLR = {"embedding": "one-hot", "n_sample": 0, "batch_size": 50, "logq": 0.0}
+PUBLISHED_LOSSES = {
+    "cross-entropy": PRESETS["rsc15"],
+    # CIKM 2018's own settings for the maxima: no dropout, a little momentum, extra negatives drawn alike
+    "bpr-max": _published("bpr-max", 100, 32, (0, 0), 0.2, 0.1, 0, bpreg=0.5, elu_param=0.5),
+    "top1-max": _published("top1-max", 100, 32, (0, 0), 0.2, 0.1, 0),
+    # ICLR 2016, table 2 (100 units on RSC15): in-batch negatives alone
+    "top1": {**_ICLR, "dropout_hidden": 0.5, "learning_rate": 0.01, "momentum": 0.0},
+    "bpr": {**_ICLR, "dropout_hidden": 0.2, "learning_rate": 0.05, "momentum": 0.2},
+}
+"""Settings to compare losses with, each with those published for it."""
+
+
 @dataclass(frozen=True)
 class Prepare(Common):
     """Turn raw click logs into clean sessions in time order, in Parquet."""
@@ -485,6 +498,25 @@ class Compare(Tracking, Common):
     max_model_mb: float = setting(0.0, "Guard: largest model folder, MB; 0: none.", ge=0)
     report: str = setting("comparison.html", "Report, an HTML page; empty: none.")
     threads: int = setting(0, "CPU threads; 0: all.", ge=0)
+
+
+@dataclass(frozen=True)
+class Ablate(Tracking, Common):
+    """Train losses × units on one prepared folder, each with the settings published for it, baselines beside."""
+
+    data: str = setting(REQUIRED, "Prepared folder.")
+    losses: tuple[Literal["cross-entropy", "bpr-max", "top1-max", "bpr", "top1"], ...] = setting(
+        ("top1", "bpr", "cross-entropy", "top1-max", "bpr-max"), "Losses to compare.", min_length=1
+    )
+    units: tuple[int, ...] = setting((100,), "Units of the recurrent layer to compare.", min_length=1)
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        ("pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"), "Baselines to put beside them."
+    )
+    epochs: int = setting(10, "Passes over the training sessions.", ge=1)
+    seed: int = setting(20, "Seed of all random numbers.", ge=0, lt=2**32)
+    gpus: bool = setting(False, "A GPU for each training.")
+    max_failures: int = setting(2, "Times that a training is begun again when its machine is lost.", ge=0)
+    out: str = setting("ablation.md", "The table, as Markdown; empty: none.")
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,13 @@ def log_json(run_id: str, content: Mapping[str, Any], name: str) -> None:
     mlflow.MlflowClient().log_dict(run_id, dict(content), name)
 
 
+def log_text(run_id: str, content: str, name: str) -> None:
+    """Keep a text file with a run."""
+    import mlflow
+
+    mlflow.MlflowClient().log_text(run_id, content, name)
+
+
 def finish(run_id: str, status: str = "FINISHED") -> None:
     """End a run: FINISHED, FAILED or KILLED."""
     import mlflow
