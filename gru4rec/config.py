@@ -540,10 +540,10 @@ class Score(Tracking, Common):
 class Bench(Common):
     """Measure speed as ratios against named alternatives, in one run on one machine."""
 
-    what: Literal["train", "scaling", "prepare"] = setting(
+    what: Literal["train", "scaling", "prepare", "evaluate"] = setting(
         "train",
-        "What to measure: the training step, how it scales with workers (two processes, and a model), or prepare on "
-        "simulated logs.",
+        "What to measure: the training step, how it scales with workers (two processes, and a model), prepare on "
+        "simulated logs, or evaluation beside its matrix product.",
     )
     configurations: tuple[
         Literal[
