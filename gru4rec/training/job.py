@@ -139,7 +139,7 @@ def _old_model(settings: Train) -> str:
     if not settings.warm_start:
         return ""
     uri, _ = registry.resolve(settings.warm_start, settings.tracking_uri)
-    return registry.fetch(uri, settings.tracking_uri)
+    return registry.fetch(uri, settings.tracking_uri, optimizer=True)
 
 
 def _say_overlap(old: str, prepared: Prepared, settings: Train, console: Console) -> None:
