@@ -32,11 +32,13 @@ def register(
     data_fingerprint: str = "",
     tags: Mapping[str, str] | None = None,
     step: int = 0,
+    description: str = "",
 ) -> str:
     """Log the model folder with the run, record `metrics` of both at `step`, register it, and return the new version.
 
-    `runs.connect` first. Logged is a pyfunc model from code (see pyfunc_model.py) with weights, settings and catalogue
-    as its artifact and this package's source beside it; nothing is pickled. The optimizer's state is kept with the run.
+    `description` is the version's, in Markdown. `runs.connect` first. Logged is a pyfunc model from code (see
+    pyfunc_model.py) with weights, settings, catalogue and card as its artifact and this package's source beside it;
+    nothing is pickled. The optimizer's state is kept with the run.
     With an empty `model_name` the model is logged, not registered, and the result is empty. Called again for the same
     run, after whatever interrupted it, it does what is left to do: a run has one such model, one point of each metric,
     and one version of a name.
@@ -62,6 +64,7 @@ def register(
         run_id=run_id,
         tags={k: v for k, v in {"data_fingerprint": data_fingerprint, **(tags or {})}.items() if v},
         model_id=logged.model_id,
+        description=description or None,
     )
     link = json.dumps([{"name": model_name, "version": version.version}])
     client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # shown in the UI

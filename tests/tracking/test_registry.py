@@ -211,6 +211,20 @@ def test_the_optimizers_state_stays_with_the_run_for_further_training(store, reg
     assert run_id in kept.parts
 
 
+def test_a_version_has_the_card_and_a_description(store, registered, tmp_path):
+    import mlflow
+
+    registered()
+    folder.write_card(str(tmp_path / "model"), "# card\n")
+    again = runs.start_run(runs.connect(store), {})
+    version = registry.register(again, str(tmp_path / "model"), "gru4rec", description="short")
+    assert folder.read_card(registry.fetch(f"models:/gru4rec/{version}", store)) == "# card\n"
+    client = mlflow.MlflowClient()
+    assert client.get_model_version("gru4rec", version).description == "short"
+    registry.note("gru4rec", version, {}, "and more")
+    assert client.get_model_version("gru4rec", version).description == "short\n\nand more"
+
+
 def test_a_session_without_an_id_among_others_gets_none(store, registered):
     import mlflow
 
