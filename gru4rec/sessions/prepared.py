@@ -21,6 +21,7 @@ opened a prepared folder there goes on reading what it opened: the data that wer
 prepared once more. In a local folder everything changes its place at once, and who reads on is told.
 """
 
+import datetime
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -263,6 +264,28 @@ class Prepared:
                 yield from _batches(path, columns)
             except _UNREADABLE as error:
                 raise InputError(f"{storage.shown(path)}: cannot be read: {error}") from error
+
+    def span(self, split: str) -> tuple[datetime.datetime, datetime.datetime] | None:
+        """The times of the first and the last click of a split, UTC, from its files' statistics; None where unknown.
+
+        Raises InputError that names a bad file.
+        """
+        bounds = []
+        for path in self.files(split):
+            filesystem, inner = storage.locate(path)
+            try:
+                with filesystem.open_input_file(inner) as file:
+                    self._version.check()
+                    found = pq.ParquetFile(file).metadata
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{storage.shown(path)}: not a readable Parquet file: {error}") from error
+            for group in map(found.row_group, range(found.num_row_groups)):
+                columns = [group.column(number) for number in range(group.num_columns)]
+                of_times = [column.statistics for column in columns if column.path_in_schema.startswith("times.")]
+                if not of_times or of_times[0] is None or not of_times[0].has_min_max:
+                    return None
+                bounds += [of_times[0].min, of_times[0].max]
+        return (min(bounds), max(bounds)) if bounds else None
 
     def verify(self, split: str, part: int = 0, of: int = 1) -> None:
         """Check files part, part + of, … of the split against the digests of prepare.json, in bounded memory.

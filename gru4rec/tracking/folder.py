@@ -4,12 +4,14 @@
     FOLDER/config.json         format version, hyperparameters, and what else the writer wants known
     FOLDER/items.parquet       item_id (the log's own type), item_index int32 0…n−1, support int64
     FOLDER/optimizer.safetensors   where training was to go on: the optimizer's state by weight; not needed otherwise
+    FOLDER/README.md           the model card, for people (model_card.py); nothing reads it
 
 Reading it executes no code from it. Equal models give equal bytes.
 """
 
 import dataclasses
 import json
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -32,6 +34,8 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 ITEMS = "items.parquet"
 OPTIMIZER = "optimizer.safetensors"
+CARD = "README.md"
+_HALF = re.compile(re.escape(CARD) + r"\.[0-9a-f]{32}\.tmp")  # a card that was not written to its end
 COLUMNS = ["item_id", "item_index", "support"]
 FORMAT = "gru4rec model"
 FORMAT_VERSION = 1
@@ -51,18 +55,21 @@ def save(
     folder: str,
     extra: Mapping[str, Any] | None = None,
     optimizer: Mapping[str, Tensor] | None = None,
+    card: str = "",
 ) -> None:
     """Write the model folder; a local `folder` changes from old to new as a whole.
 
     `items` has item_id, item_index 0…n−1 and support. `extra` joins config.json. `optimizer` is the state by weight
-    (`Trainer.optimizer_tensors`), for a training that goes on from this model. On an object store
-    config.json is written last: a folder without it is not a model. Raises InputError where `folder` holds
+    (`Trainer.optimizer_tensors`), for a training that goes on from this model; `card` the text of the model card. On an
+    object store config.json is written last: a folder without it is not a model. Raises InputError where `folder` holds
     something else.
     """
     reason = _not_ours(folder)
     if reason:
         raise InputError(f"{shown(folder)}: {reason}; name a new folder for the model")
     files = contents(model, items, extra, optimizer)
+    if card:
+        files = {CARD: card.encode, **files}
     target = storage.absolute(folder)
     local = storage.is_local(target)
     written = f"{target}.{uuid.uuid4().hex}.tmp" if local else target
@@ -104,13 +111,27 @@ def contents(
     return {**files, ITEMS: lambda: _parquet(items.select(COLUMNS)), CONFIG: lambda: text}
 
 
+def write_card(folder: str, card: str) -> None:
+    """Put the text of the model card into a model folder, in place of an earlier one."""
+    storage.write_bytes(storage.join(folder, CARD), card.encode())
+
+
+def read_card(folder: str) -> str:
+    """The text of the model card; empty where there is none."""
+    return _read(folder, CARD).decode() if CARD in storage.list_files(folder) else ""
+
+
 def _not_ours(folder: str) -> str:
     """Why `folder` must not be replaced; empty where it may be."""
     filesystem, inner = storage.locate(folder)
     info = filesystem.get_file_info(inner)
     if info.type == fs.FileType.File:
         return "is a file"
-    others = set(storage.list_files(folder)) - {WEIGHTS, CONFIG, ITEMS, OPTIMIZER}
+    found = set(storage.list_files(folder))
+    ours = {WEIGHTS, CONFIG, ITEMS, OPTIMIZER}
+    if CONFIG in found:  # many folders have a README.md that are no models
+        ours |= {CARD, *filter(_HALF.fullmatch, found)}
+    others = found - ours | set(storage.list_folders(folder))
     return f"holds other files ({min(others)})" if others else ""
 
 

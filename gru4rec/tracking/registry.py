@@ -20,6 +20,7 @@ from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking import runs
 
 ARTIFACT = "model"
+FURTHER = "further_training"  # artifact folder of a run: what nobody needs to recommend
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
 
 
@@ -31,13 +32,16 @@ def register(
     data_fingerprint: str = "",
     tags: Mapping[str, str] | None = None,
     step: int = 0,
+    description: str = "",
 ) -> str:
     """Log the model folder with the run, record `metrics` of both at `step`, register it, and return the new version.
 
-    `runs.connect` first. Logged is a pyfunc model from code (see pyfunc_model.py) with the folder as its
-    artifact and this package's source beside it; nothing is pickled. With an empty `model_name` the model
-    is logged, not registered, and the result is empty. Called again for the same run, after whatever interrupted it,
-    it does what is left to do: a run has one such model, one point of each metric, and one version of a name.
+    `description` is the version's, in Markdown. `runs.connect` first. Logged is a pyfunc model from code (see
+    pyfunc_model.py) with weights, settings, catalogue and card as its artifact and this package's source beside it;
+    nothing is pickled. The optimizer's state is kept with the run.
+    With an empty `model_name` the model is logged, not registered, and the result is empty. Called again for the same
+    run, after whatever interrupted it, it does what is left to do: a run has one such model, one point of each metric,
+    and one version of a name.
     """
     import mlflow
 
@@ -60,6 +64,7 @@ def register(
         run_id=run_id,
         tags={k: v for k, v in {"data_fingerprint": data_fingerprint, **(tags or {})}.items() if v},
         model_id=logged.model_id,
+        description=description or None,
     )
     link = json.dumps([{"name": model_name, "version": version.version}])
     client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # shown in the UI
@@ -82,18 +87,25 @@ def _logged(run_id: str) -> Any:
 
 
 def _log(run_id: str, folder: str) -> Any:
-    """Log the model folder with the run; the logged model."""
+    """Log the model folder with the run; the logged model.
+
+    The optimizer's state, which is twice as large as the weights, stays with the run: a server does without.
+    """
     import mlflow
 
     client = mlflow.MlflowClient()
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     loaded = model_folder.load(folder)
     with tempfile.TemporaryDirectory() as place:
-        # A copy, so that the artifact always has the same name, wherever the folder comes from.
-        local = os.path.join(place, ARTIFACT)
+        # Copies, so that the artifacts always have the same names, wherever the folder comes from.
+        local, apart = os.path.join(place, ARTIFACT), os.path.join(place, FURTHER)
         os.mkdir(local)
+        os.mkdir(apart)
         for name in storage.list_files(folder):
-            Path(local, name).write_bytes(storage.read_bytes(storage.join(folder, name)))
+            into = apart if name == model_folder.OPTIMIZER else local
+            Path(into, name).write_bytes(storage.read_bytes(storage.join(folder, name)))
+        for name in os.listdir(apart):
+            client.log_artifact(run_id, os.path.join(apart, name), FURTHER)
         imports = list(sys.path)
         logged = mlflow.models.Model.log(
             artifact_path=None,
@@ -230,10 +242,11 @@ def resolve(model: str, tracking_uri: str = "") -> tuple[str, str | None]:
     return f"models:/{name}/{version}", str(version)
 
 
-def fetch(model: str, tracking_uri: str = "") -> str:
+def fetch(model: str, tracking_uri: str = "", optimizer: bool = False) -> str:
     """A model folder for `models:/…`, `runs:/…` (downloaded, until this process ends), or the folder itself.
 
-    Raises InputError where there is no such model, or it was not logged by this project.
+    With `optimizer`, the optimizer's state is in it, where the model's run has kept that. Raises InputError where there
+    is no such model, or it was not logged by this project.
     """
     if not model.startswith(("models:/", "runs:/")):
         return model
@@ -242,13 +255,25 @@ def fetch(model: str, tracking_uri: str = "") -> str:
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     try:
         local = mlflow.artifacts.download_artifacts(artifact_uri=model, dst_path=place)
-        flavors = mlflow.models.Model.load(local).flavors  # reads MLmodel, runs nothing
-        inside = flavors["python_function"]["artifacts"][ARTIFACT]["path"]
+        about = mlflow.models.Model.load(local)  # reads MLmodel, runs nothing
+        inside = os.path.join(local, about.flavors["python_function"]["artifacts"][ARTIFACT]["path"])
+        if optimizer and about.run_id:
+            _fetch_optimizer(about.run_id, inside)
     except (mlflow.exceptions.MlflowException, OSError) as error:
         raise InputError(f"{model}: cannot be read{_in(tracking_uri)}: {error}") from error
     except (KeyError, TypeError) as error:
         raise InputError(f"{model}: is not a GRU4Rec model of this project") from error
-    return os.path.join(local, inside)
+    return inside
+
+
+def _fetch_optimizer(run_id: str, folder: str) -> None:
+    """Put the optimizer's state that a run has kept into the folder of its model; nothing where it has kept none."""
+    import mlflow
+
+    path = f"{FURTHER}/{model_folder.OPTIMIZER}"
+    if path in {found.path for found in mlflow.MlflowClient().list_artifacts(run_id, FURTHER)}:
+        kept = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=os.path.dirname(folder))
+        os.replace(kept, os.path.join(folder, model_folder.OPTIMIZER))
 
 
 def _open(model: str, tracking_uri: str) -> Any:

@@ -8,12 +8,12 @@ from rich.console import Console
 from gru4rec import cli, config, on_ray, storage
 from gru4rec.config import Train
 from gru4rec.errors import InputError
-from gru4rec.evaluation import baselines
 from gru4rec.evaluation.report import comparison
 from gru4rec.sessions.prepared import REPORT, Prepared
 from gru4rec.tracking import folder as model_folder
-from gru4rec.tracking import registry, runs
+from gru4rec.tracking import model_card, registry, runs
 from gru4rec.training import run_folder
+from gru4rec.training.describe import describe
 from gru4rec.training.loop import MODEL
 from gru4rec.training.on_ray import fit, parameters
 from gru4rec.training.progress import Finished
@@ -53,6 +53,10 @@ def train(settings: Train) -> dict[str, Any]:
             with Watcher(console, settings.epochs, splits["train"]["transitions"], run.run_id) as watcher:
                 trained = fit(settings, prepared.folder, run.folder, watcher, run.start if settings.warm_start else "")
             model = storage.join(run.folder, MODEL)
+            console.print("ranking the test split once more, for the model card and the baselines")
+            facts = describe(settings, prepared, trained, model)
+            card = model_card.text(facts)
+            model_folder.write_card(model, card)
             version = registry.register(
                 run.run_id,
                 model,
@@ -60,15 +64,16 @@ def train(settings: Train) -> dict[str, Any]:
                 trained.metrics,
                 prepared.fingerprint,
                 step=len(trained.epochs),
+                description=model_card.summary(facts),
             )
             if settings.model_out:
                 kept, optimizer = model_folder.load(model), model_folder.load_optimizer(model)
                 out = storage.absolute(settings.model_out)
-                model_folder.save(kept.model, kept.items, out, kept.config, optimizer)
+                model_folder.save(kept.model, kept.items, out, kept.config, optimizer, card)
             status = "FINISHED"
         finally:
             runs.finish(run.run_id, status)
-        others = _baselines(prepared, settings)
+    others = {name: dict(found) for name, found in facts.metrics.items() if name != model_card.MODEL}
     _show(console, trained, others, settings, version)
     result = {
         "run_id": run.run_id,
@@ -139,7 +144,7 @@ def _old_model(settings: Train) -> str:
     if not settings.warm_start:
         return ""
     uri, _ = registry.resolve(settings.warm_start, settings.tracking_uri)
-    return registry.fetch(uri, settings.tracking_uri)
+    return registry.fetch(uri, settings.tracking_uri, optimizer=True)
 
 
 def _say_overlap(old: str, prepared: Prepared, settings: Train, console: Console) -> None:
@@ -170,17 +175,6 @@ def _speed(trained: Finished) -> float:
     """Transitions trained a second, over all epochs."""
     seconds = sum(done.epoch.seconds for done in trained.epochs)
     return sum(done.epoch.events for done in trained.epochs) / max(seconds, 1e-9)
-
-
-def _baselines(prepared: Prepared, settings: Train) -> dict[str, dict[str, float]]:
-    train_sessions, test = prepared.read("train"), prepared.read("test")
-    if not test.transitions:
-        return {}
-    cutoffs = sorted({*settings.cutoffs, 20})
-    return {
-        name: baselines.evaluate(name, train_sessions, test, len(prepared.items), cutoffs).result()
-        for name in baselines.QUICK
-    }
 
 
 def _show(

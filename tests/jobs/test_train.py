@@ -14,7 +14,7 @@ from gru4rec.evaluation.job import evaluate
 from gru4rec.model import encode, network
 from gru4rec.scoring.job import score
 from gru4rec.sessions.prepared import Prepared, Sessions
-from gru4rec.tracking import folder
+from gru4rec.tracking import folder, registry
 from gru4rec.training.job import train
 
 QUICK = "--sessions 2000 --items 100 --layers 16 --n-sample 64 --batch-size 16 --epochs 2 --learning-rate 0.1"
@@ -57,6 +57,7 @@ def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
     assert "report.html" in {artifact.path for artifact in client.list_artifacts(result["run_id"])}
     version = client.get_model_version("gru4rec", result["model_version"])
     assert version.run_id == result["run_id"]
+    check_card(result, version.description)
 
     validated = [point.value for point in client.get_metric_history(result["run_id"], "valid_mrr_at_20")]
     assert result["best_epoch"] == 1 + int(np.argmax(validated))
@@ -68,6 +69,15 @@ def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
     check_evaluation(result, capsys)
     check_lists(prepared, here, capsys)
     check_warm_start(result, capsys)
+
+
+def check_card(result: dict, description: str) -> None:
+    """The model card lies in the run's folder, in the registry, and in --model-out."""
+    card = folder.read_card("kept")
+    assert f"| Recall@20 | {result['recall_at_20']:.4f} (" in card
+    assert folder.read_card("left/runs/first/model") == card
+    assert folder.read_card(registry.fetch(f"models:/gru4rec/{result['model_version']}")) == card
+    assert f"Recall@20 {result['recall_at_20']:.4f} (" in description
 
 
 def check_evaluation(result: dict, capsys) -> None:

@@ -10,7 +10,7 @@ from gru4rec.errors import InputError
 from gru4rec.model.encode import final_states
 from gru4rec.model.network import initialise, scores
 from gru4rec.scoring.recommend import known_clicks, recommend
-from gru4rec.sessions.catalogue import catalogue, encoder
+from gru4rec.sessions.catalogue import catalogue, encoder, quick_encoder
 from gru4rec.sessions.prepared import Sessions
 
 V = 120
@@ -181,3 +181,24 @@ def test_a_catalogue_with_a_gap_or_a_double_is_an_error():
         catalogue(items_table(INT_IDS).slice(1))
     with pytest.raises(InputError, match="twice"):
         catalogue(items_table([1] * V))
+
+
+@pytest.mark.parametrize(
+    ("known", "clicked"),
+    [
+        (INTS, pa.array([5, 6, 15, None, -1, 2**40])),
+        (INTS, pa.array([5, 255, 15], pa.uint8())),
+        (catalogue(items_table(range(V), pa.int8())), pa.array([0, 119, 120, 2**40, None])),
+        (TEXTS, pa.array(["item-3", "item-30", "item", "", None]).dictionary_encode()),
+        (TEXTS, pa.array(["item-3", "x"], pa.large_string())),
+        (INTS, pa.array([], pa.int64())),
+        (TEXTS, pa.nulls(2)),
+    ],
+)
+def test_the_quick_encoder_encodes_as_the_other(known, clicked):
+    np.testing.assert_array_equal(quick_encoder(known)(clicked), encoder(known)(clicked))
+
+
+def test_the_quick_encoder_refuses_what_cannot_match():
+    with pytest.raises(InputError, match="none can match"):
+        quick_encoder(INTS)(pa.array(["5"]))

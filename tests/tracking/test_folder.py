@@ -184,3 +184,35 @@ def test_another_seed_is_another_model(tmp_path):
     other = initialise(replace(MODEL.hyperparameters, seed=1), 5)
     folder.save(other, ITEMS, str(tmp_path / "m"))
     assert not torch.equal(folder.load(str(tmp_path / "m")).model.item_table, MODEL.item_table)
+
+
+def test_the_card_is_part_of_the_folder_and_changes_nothing_else(tmp_path):
+    path = save(tmp_path / "m")
+    bare = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert folder.read_card(str(path)) == ""
+    folder.write_card(str(path), "# one\n")
+    folder.write_card(str(path), "# two\n")
+    assert folder.read_card(str(path)) == "# two\n"
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == bare | {folder.CARD: b"# two\n"}
+    assert folder.load(str(path)).items.equals(ITEMS)
+    folder.save(MODEL, ITEMS, str(tmp_path / "other"), card="# two\n")
+    assert folder.read_card(str(tmp_path / "other")) == "# two\n"
+
+
+def test_a_folder_with_a_card_is_replaced_even_where_one_was_not_written_to_its_end(tmp_path):
+    path = save(tmp_path / "m")
+    folder.write_card(str(path), "# old\n")
+    (path / f"{folder.CARD}.{'0' * 32}.tmp").write_text("# ol")
+    save(path)
+    assert sorted(file.name for file in path.iterdir()) == [folder.CONFIG, folder.ITEMS, folder.WEIGHTS]
+
+
+@pytest.mark.parametrize("other", [folder.CARD, "notes/", f"{folder.CARD}.{'0' * 32}.tmp"])
+def test_a_folder_that_is_no_model_is_not_replaced(tmp_path, other):
+    if other.endswith("/"):
+        (tmp_path / other).mkdir()
+    else:
+        (tmp_path / other).write_text("# my project")
+    with pytest.raises(InputError, match="holds other files"):
+        save(tmp_path)
+    assert (tmp_path / other).exists()

@@ -5,6 +5,7 @@ import sys
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import InputError
@@ -15,6 +16,7 @@ from gru4rec.tracking import folder, registry, runs
 
 V = 60
 MODEL = initialise(Hyperparameters(layers=(6,), seed=2), V)
+STATE = {"item_table": MODEL.item_table * 2}
 NUMBERS = [i + 100 for i in range(V)]
 TEXTS = [f"item-{i}" for i in range(V)]
 
@@ -29,7 +31,7 @@ def registered(store, tmp_path):
     """Register a model with these item ids: (run id, version)."""
 
     def register(ids=NUMBERS, name="gru4rec"):
-        folder.save(MODEL, items(ids), str(tmp_path / "model"), {"data_fingerprint": "abc"})
+        folder.save(MODEL, items(ids), str(tmp_path / "model"), {"data_fingerprint": "abc"}, STATE)
         run_id = runs.start_run(runs.connect(store), {"layers": (6,)})
         metrics = {"recall_at_20": 0.5, "mrr_at_20": 0.25}
         return run_id, registry.register(run_id, str(tmp_path / "model"), name, metrics, "abc")
@@ -178,8 +180,11 @@ def test_the_served_model_refuses_other_columns(store, registered):
     served = mlflow.pyfunc.load_model(f"models:/gru4rec/{version}")
     with pytest.raises(mlflow.exceptions.MlflowException, match="items"):
         served.predict(pd.DataFrame({"clicks": [[1]]}))
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        served.predict(pd.DataFrame({"items": [[100]]}), params={"k": 0})
+    for k in (0, None):
+        with pytest.raises(mlflow.exceptions.MlflowException, match=f"k must be at least 1, got {k}"):
+            served.predict(pd.DataFrame({"items": [[100]]}), params={"k": k})
+    with pytest.raises(mlflow.exceptions.MlflowException, match="exclude_items: not item ids of this model"):
+        served.predict(pd.DataFrame({"items": [[100]]}), params={"exclude_items": [2**70]})
     with pytest.raises(mlflow.exceptions.MlflowException, match="exclude_items"):
         served.predict(pd.DataFrame({"items": [[100]]}), params={"exclude_items": "100"})
 
@@ -191,6 +196,42 @@ def test_registering_leaves_nothing_pickled_and_no_import_path_behind(store, reg
     logged = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
     assert any(path.name == "pyfunc_model.py" for path in logged)
     assert not [path for path in logged if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".pyc")]
+
+
+def test_the_optimizers_state_stays_with_the_run_for_further_training(store, registered, tmp_path):
+    run_id, version = registered()
+    served = folder.load(registry.fetch(f"models:/gru4rec/{version}", store))
+    assert torch.equal(served.model.item_table, MODEL.item_table)
+    for uri in (f"models:/gru4rec/{version}", f"runs:/{run_id}/model"):
+        assert folder.load_optimizer(registry.fetch(uri, store)) == {}
+        fetched = registry.fetch(uri, store, optimizer=True)
+        assert torch.equal(folder.load_optimizer(fetched)["item_table"], STATE["item_table"])
+        assert torch.equal(folder.load(fetched).model.item_table, MODEL.item_table)
+    (kept,) = (tmp_path / "mlartifacts").rglob(folder.OPTIMIZER)
+    assert run_id in kept.parts
+
+
+def test_a_version_has_the_card_and_a_description(store, registered, tmp_path):
+    import mlflow
+
+    registered()
+    folder.write_card(str(tmp_path / "model"), "# card\n")
+    again = runs.start_run(runs.connect(store), {})
+    version = registry.register(again, str(tmp_path / "model"), "gru4rec", description="short")
+    assert folder.read_card(registry.fetch(f"models:/gru4rec/{version}", store)) == "# card\n"
+    client = mlflow.MlflowClient()
+    assert client.get_model_version("gru4rec", version).description == "short"
+    registry.note("gru4rec", version, {}, "and more")
+    assert client.get_model_version("gru4rec", version).description == "short\n\nand more"
+
+
+def test_a_session_without_an_id_among_others_gets_none(store, registered):
+    import mlflow
+
+    _, version = registered()
+    served = mlflow.pyfunc.load_model(f"models:/gru4rec/{version}")
+    answer = served.predict(pd.DataFrame({"session_id": ["a", float("nan")], "items": [[100], [101]]}))
+    assert answer["session_id"].tolist() == ["a", None]
 
 
 def test_logging_without_registering(store, registered):
