@@ -495,8 +495,10 @@ class Bench(Common):
         "Prepare: sizes of the logs, in clicks; the larger default is that of RSC15.",
         min_length=1,
     )
-    ways: tuple[Literal["prepare", "prepare --no-report", "pandas", "polars", "duckdb"], ...] = setting(
-        (), "Prepare: what to measure, always beside 'prepare'; default: all, as far as their libraries are installed."
+    ways: tuple[Literal["prepare", "prepare --no-report", "pandas", "pandas-arrow", "polars", "duckdb"], ...] = setting(
+        (),
+        "Prepare: what to measure, always beside 'prepare': scripts in pandas (straightforward; with lists laid out by "
+        "Arrow), Polars and DuckDB; default: all whose library is installed.",
     )
     scratch: str = setting(
         "", "Prepare: local folder for logs and results, which are deleted; default: that for temporary files."

@@ -91,7 +91,7 @@ def write_log(path: Path, clicks: int) -> Entry:
 
 def installed(way: str) -> bool:
     """Whether the library of a way is there."""
-    return way.startswith(OURS) or importlib.util.find_spec(way) is not None
+    return way.startswith(OURS) or importlib.util.find_spec(way.split("-")[0]) is not None
 
 
 def measure(way: str, log: Path, out: Path) -> Run:

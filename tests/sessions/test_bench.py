@@ -1,6 +1,5 @@
 """The scripts that prepare is measured against give what prepare gives, and the comparison sees where they do not."""
 
-import importlib.util
 import shutil
 
 import numpy as np
@@ -35,7 +34,7 @@ def ours(tmp_path, ray_local):
 @pytest.mark.ray
 @pytest.mark.parametrize("name", bench_scripts.SCRIPTS)
 def test_scripts_prepare_what_prepare_does(ours, tmp_path, name):
-    if not importlib.util.find_spec(name):
+    if not bench.installed(name):
         pytest.skip(f"{name} is not installed (pip install -e '.[bench]')")
     log, out = ours
     bench_scripts.SCRIPTS[name](str(log), tmp_path / name)
