@@ -210,6 +210,19 @@ PRESETS = {
 }
 
 
+_ICLR = {"embedding": "one-hot", "n_sample": 0, "batch_size": 50, "logq": 0.0}
+PUBLISHED_LOSSES = {
+    "cross-entropy": PRESETS["rsc15"],
+    # CIKM 2018's own settings for the maxima: no dropout, a little momentum, extra negatives drawn alike
+    "bpr-max": _published("bpr-max", 100, 32, (0, 0), 0.2, 0.1, 0, bpreg=0.5, elu_param=0.5),
+    "top1-max": _published("top1-max", 100, 32, (0, 0), 0.2, 0.1, 0),
+    # ICLR 2016, table 2 (100 units on RSC15): in-batch negatives alone
+    "top1": {**_ICLR, "dropout_hidden": 0.5, "learning_rate": 0.01, "momentum": 0.0},
+    "bpr": {**_ICLR, "dropout_hidden": 0.2, "learning_rate": 0.05, "momentum": 0.2},
+}
+"""Settings to compare losses with, each with those published for it."""
+
+
 @dataclass(frozen=True)
 class Prepare(Common):
     """Turn raw click logs into clean sessions in time order, in Parquet."""
@@ -218,6 +231,11 @@ class Prepare(Common):
         REQUIRED, "Click log: files, folders or globs (CSV, TSV, .dat, Parquet).", min_length=1
     )
     test_clicks: tuple[str, ...] = setting((), "Click log of the test split, where the data comes already split.")
+    base: str = setting(
+        "",
+        "Prepared folder to go on from: its clicks are taken from there, and of --clicks only files that it is not "
+        "made of are read. Its items keep their index, new ones come after them. It can be --out itself.",
+    )
     out: str = setting(REQUIRED, "Folder for the prepared data.")
     format: Literal["columns", "yoochoose", "diginetica", "retailrocket", "globo", "uci-eshop", "movielens"] = setting(
         "columns",
@@ -428,13 +446,77 @@ class Evaluate(Tracking, Common):
     model: str = setting("", "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     data: str = setting(REQUIRED, "Prepared folder.")
     split: Literal["test", "valid", "train"] = setting("test", "Split to evaluate on.")
-    baselines: tuple[Literal["pop", "markov"], ...] = setting((), "Baselines to put beside the model.")
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        (),
+        "Baselines to put beside the model, learnt from the training split: most popular items (pop), and those of the "
+        "session first (s-pop); item-to-item similarity (item-knn), matrix factorisation (bpr-mf), first-order Markov "
+        "chain (markov), similar past sessions (v-sknn). gru4rec/evaluation/README.md defines each.",
+    )
     ties: Literal["standard", "conservative", "median"] = setting(
         "conservative",
         "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
     )
     cutoffs: tuple[int, ...] = setting((1, 5, 10, 20), "Cut-offs of the metrics.", min_length=1)
     threads: int = setting(0, "CPU threads; 0: all.", ge=0)
+
+
+@dataclass(frozen=True)
+class Compare(Tracking, Common):
+    """Compare model versions and baselines on the same data, and promote the better version."""
+
+    models: tuple[str, ...] = setting(
+        REQUIRED, "Model folders or MLflow URIs (models:/gru4rec/2, models:/gru4rec@champion).", min_length=1
+    )
+    data: str = setting(REQUIRED, "Prepared folder.")
+    split: Literal["test", "valid"] = setting("test", "Split to compare on.")
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        (), "Baselines to put beside the models."
+    )
+    ties: Literal["standard", "conservative", "median"] = setting(
+        "conservative",
+        "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
+    )
+    metric: Literal["mrr_at_20", "recall_at_20", "ndcg_at_20"] = setting("mrr_at_20", "Metric that decides.")
+    margin: float = setting(
+        0.01,
+        "A version has to beat the champion's metric by more than this share of it, with significance: two trainings "
+        "that differ in their seed alone differ by some tenths of a percent.",
+        ge=0,
+    )
+    level: float = setting(0.05, "Level of significance, over all versions that are compared.", gt=0, lt=1)
+    promote: bool = setting(
+        False,
+        "Point the alias 'champion' at the best version if the evidence is there; without, say what would be done.",
+    )
+    min_coverage: float = setting(
+        0.8, "Guard: lists show at least this share of the items that the champion's lists show.", ge=0
+    )
+    max_unknown_share: float = setting(
+        0.1, "Guard: highest share of test clicks on unknown items; 0: none.", ge=0, le=1
+    )
+    max_latency_ms: float = setting(0.0, "Guard: highest median time of one session's list, ms; 0: none.", ge=0)
+    max_model_mb: float = setting(0.0, "Guard: largest model folder, MB; 0: none.", ge=0)
+    report: str = setting("comparison.html", "Report, an HTML page; empty: none.")
+    threads: int = setting(0, "CPU threads; 0: all.", ge=0)
+
+
+@dataclass(frozen=True)
+class Ablate(Tracking, Common):
+    """Train losses × units on one prepared folder, each with the settings published for it, baselines beside."""
+
+    data: str = setting(REQUIRED, "Prepared folder.")
+    losses: tuple[Literal["cross-entropy", "bpr-max", "top1-max", "bpr", "top1"], ...] = setting(
+        ("top1", "bpr", "cross-entropy", "top1-max", "bpr-max"), "Losses to compare.", min_length=1
+    )
+    units: tuple[int, ...] = setting((100,), "Units of the recurrent layer to compare.", min_length=1)
+    baselines: tuple[Literal["pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"], ...] = setting(
+        ("pop", "s-pop", "item-knn", "bpr-mf", "markov", "v-sknn"), "Baselines to put beside them."
+    )
+    epochs: int = setting(10, "Passes over the training sessions.", ge=1)
+    seed: int = setting(20, "Seed of all random numbers.", ge=0, lt=2**32)
+    gpus: bool = setting(False, "A GPU for each training.")
+    max_failures: int = setting(2, "Times that a training is begun again when its machine is lost.", ge=0)
+    out: str = setting("ablation.md", "The table, as Markdown; empty: none.")
 
 
 @dataclass(frozen=True)
@@ -458,10 +540,10 @@ class Score(Tracking, Common):
 class Bench(Common):
     """Measure speed as ratios against named alternatives, in one run on one machine."""
 
-    what: Literal["train", "scaling", "prepare"] = setting(
+    what: Literal["train", "scaling", "prepare", "evaluate"] = setting(
         "train",
-        "What to measure: the training step, how it scales with workers (two processes, and a model), or prepare on "
-        "simulated logs.",
+        "What to measure: the training step, how it scales with workers (two processes, and a model), prepare on "
+        "simulated logs, or evaluation beside its matrix product.",
     )
     configurations: tuple[
         Literal[

@@ -13,6 +13,11 @@ def run(settings: config.Bench) -> dict[str, Any]:
 
         return prepare.run(settings.clicks, settings.ways, settings.repeats, settings.scratch)
 
+    if settings.what == "evaluate":
+        from gru4rec.evaluation import bench as evaluation
+
+        return evaluation.run(settings.repeats, settings.threads)
+
     from gru4rec.training import bench, scaling
 
     if settings.what == "scaling":

@@ -19,8 +19,8 @@ from gru4rec.model.threads import shared
 SGD, ADAGRAD, RMSPROP, ADADELTA, ADAM = range(len(OPTIMIZERS))
 
 _ANY_ORDER = {"reassoc", "nsz", "contract"}
-_LINE = 16  # numbers in a cache line of 64 bytes
-_AHEAD = 4  # rows that are fetched ahead
+LINE = 16  # numbers in a cache line of 64 bytes
+AHEAD = 4  # rows that are fetched ahead
 _DRAWS_AHEAD = 16  # draws whose places in the alias table are fetched ahead
 _TILE = 32  # lanes whose scores are worked on at once, so that they stay in the cache
 _ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
@@ -94,11 +94,11 @@ def gather(threads, packed, rows, out, last_column):
 @numba.njit(cache=True, nogil=True)
 def _gather(packed, rows, out, last_column, start, stop):
     flat, size, width = packed.reshape(-1), packed.shape[1] * packed.shape[2], packed.shape[2]
-    last = stop - _AHEAD
+    last = stop - AHEAD
     for m in range(start, stop):
         if m < last:
-            ahead = rows[m + _AHEAD] * size
-            for line in range(0, width, _LINE):
+            ahead = rows[m + AHEAD] * size
+            for line in range(0, width, LINE):
                 prefetch(flat, ahead + line)
         row = rows[m]
         for d in range(width):
@@ -337,11 +337,11 @@ def _update_rows(
     b, rest_b = np.float32(decay_second), np.float32(1 - decay_second)
     epsilon, adam_epsilon, zero = np.float32(EPSILON), np.float32(ADAM_EPSILON), np.float32(0)
     flat, size = packed.reshape(-1), packed.shape[1] * packed.shape[2]
-    last = stop - _AHEAD
+    last = stop - AHEAD
     for m in range(start, stop):
         if m < last:
-            ahead = rows[m + _AHEAD] * size
-            for line in range(0, size, _LINE):
+            ahead = rows[m + AHEAD] * size
+            for line in range(0, size, LINE):
                 prefetch(flat, ahead + line)  # type: ignore[call-arg]
         row, g = packed[rows[m]], gradient[m]
         velocity = row[-1]

@@ -28,7 +28,7 @@ def fits(tensor: Tensor) -> bool:
     return FUSED and tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-def _threads(size: int) -> int:
+def threads_for(size: int) -> int:
     """How many threads work on so many numbers: as many as torch may use, where that is worth it."""
     return max(1, min(torch.get_num_threads(), size // _WORTH)) if threads.AVAILABLE else 1
 
@@ -41,7 +41,7 @@ def gather(packed: Tensor, rows: Tensor, out: Tensor, last_column: Tensor | None
     if fits(packed):
         table, places, found = packed.numpy(), rows.numpy(), out.numpy()
         added = _NOTHING if last_column is None else last_column.numpy()
-        compiled.gather(_threads(out.numel()), table, places, found, added)
+        compiled.gather(threads_for(out.numel()), table, places, found, added)
         return
     torch.index_select(packed[:, 0], 0, rows, out=out)
     if last_column is not None:
@@ -93,13 +93,13 @@ def update_rows(
     counts = _NO_COUNTS if updates is None else updates.numpy()
     table, places, slopes = packed.numpy(), rows.numpy(), gradient.numpy()
     numbers = width, learning_rate, settings.momentum, *decays
-    compiled.update_rows(_threads(slopes.size), kind, table, counts, places, slopes, *numbers)
+    compiled.update_rows(threads_for(slopes.size), kind, table, counts, places, slopes, *numbers)
 
 
 def gru_forward(gates_x: Tensor, gates_h: Tensor, h: Tensor) -> Tensor:
     """The new state [B, H] of `cells.gru`, from the two parts of the gates [B, 3H]; gates_x becomes r, z, n."""
     new = torch.empty_like(h)
-    compiled.gru_forward(_threads(gates_x.numel()), gates_x.numpy(), gates_h.numpy(), h.numpy(), new.numpy())
+    compiled.gru_forward(threads_for(gates_x.numel()), gates_x.numpy(), gates_h.numpy(), h.numpy(), new.numpy())
     return new
 
 
@@ -107,7 +107,7 @@ def gru_backward(d_new: Tensor, gates: Tensor, gates_h: Tensor, h: Tensor) -> tu
     """The gradients of the two parts of the gates, [B, 3H] each, from that of the new state [B, H]."""
     d_gates_x, d_gates_h = torch.empty_like(gates), torch.empty_like(gates)
     given = d_new.numpy(), gates.numpy(), gates_h.numpy(), h.numpy()
-    compiled.gru_backward(_threads(gates.numel()), *given, d_gates_x.numpy(), d_gates_h.numpy())
+    compiled.gru_backward(threads_for(gates.numel()), *given, d_gates_x.numpy(), d_gates_h.numpy())
     return d_gates_x, d_gates_h
 
 
@@ -115,7 +115,7 @@ def cross_entropy(logits: Tensor, positive: Tensor, weight: Tensor, offset: Tens
     """`losses.cross_entropy` of logits [B, M], best column-major; without smoothing or masks."""
     by_item = logits.t().contiguous()
     given = by_item.numpy(), positive.numpy(), weight.numpy(), offset.clone().numpy()
-    loss = compiled.cross_entropy(_threads(logits.numel()), *given)
+    loss = compiled.cross_entropy(threads_for(logits.numel()), *given)
     return torch.from_numpy(np.array(loss, np.float32)), by_item.t()
 
 
@@ -125,5 +125,5 @@ def bpr_max(
     """`losses.bpr_max` of scores [B, M] before the activation, ELU (0: linear), best column-major; without masks."""
     by_item = scores.t().contiguous()
     given = by_item.numpy(), positive.to(torch.int32).numpy(), weight.numpy(), multiplicity.numpy(), bpreg, elu_param
-    loss = compiled.bpr_max(_threads(scores.numel()), *given)
+    loss = compiled.bpr_max(threads_for(scores.numel()), *given)
     return torch.from_numpy(np.array(loss, np.float32)), by_item.t()

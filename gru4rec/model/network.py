@@ -285,6 +285,7 @@ def _dropped(state: Tensor, factors: Tensor) -> Tensor:
     return torch.cat([state[:, :units] * factors, state[:, units:]], dim=1)
 
 
-def scores(model: GRU4Rec, output: Tensor) -> Tensor:
-    """Scores of all items [B, V] for outputs of the network [B, D]."""
-    return torch.addmm(model.item_bias, output, model.item_table.t())
+def scores(model: GRU4Rec, output: Tensor, into: Tensor | None = None) -> Tensor:
+    """Scores of all items [B, V] for outputs of the network [B, D]; in the first rows of `into` [B or more, V]."""
+    out = None if into is None else into[: len(output)]
+    return torch.addmm(model.item_bias, output, model.item_table.t(), out=out)

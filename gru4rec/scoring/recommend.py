@@ -38,23 +38,27 @@ def recommend(
     k: int = 20,
     exclude_seen: bool = False,
     encode: Encoder | None = None,
+    banned: np.ndarray | None = None,
 ) -> pa.Table:
     """The k best items for the next click of each session; one row in, one row out, in the same order.
 
-    `sessions` has `items` (lists of item ids) and `session_id`. The result has `session_id`, `items`
-    list<item id>, `scores` list<float32>, best first, ties by item index; `fallback`, true where no click
-    was known and the list is by popularity (its scores are supports); and `unknown_clicks` int32. Lists
-    have k items, or as many as there are (the catalogue, with `exclude_seen` less what was clicked). Raises
-    InputError for ids of a type that cannot match and ValueError where a score is not finite.
+    `sessions` has `items` (lists of item ids) and `session_id`; `banned` [n] int64 are indices of items that no list
+    shows. The result has `session_id`, `items` list<item id>, `scores` list<float32>, best first, ties by item index;
+    `fallback`, true where no click was known and the list is by popularity (its scores are supports); and
+    `unknown_clicks` int32. Lists have k items, or as many as there are (the catalogue, less what is banned and, with
+    `exclude_seen`, what was clicked). Raises InputError for ids of a type that cannot match and ValueError where a
+    score is not finite.
     """
     clicks, unknown = known_clicks(sessions["items"], encode or encoder(known))
     count, width = clicks.count, min(k, model.item_count)
     rows = np.flatnonzero(clicks.lengths)
-    indices = np.broadcast_to(known.popular[:width], (count, width)).copy()
-    scores = known.support[indices].astype(np.float32)
+    popular = known.popular if banned is None else known.popular[~np.isin(known.popular, banned)]
+    indices, scores = np.zeros((count, width), np.int64), np.full((count, width), -np.inf, np.float32)
+    indices[:, : len(popular)] = popular[:width]
+    scores[:, : len(popular)] = known.support[popular[:width]]
     if len(rows):
         active = select(clicks, rows)
-        found = best_items(model, final_states(model, active), k, active if exclude_seen else None)
+        found = best_items(model, final_states(model, active), k, active if exclude_seen else None, banned=banned)
         scores[rows], indices[rows] = (part.cpu().numpy() for part in found)
     listed = scores > -np.inf
     offsets = pa.array(np.concatenate([[0], np.cumsum(listed.sum(1))]).astype(np.int32))

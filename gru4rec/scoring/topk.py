@@ -72,13 +72,18 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def best_items(
-    model: GRU4Rec, output: Tensor, k: int, excluded: Sessions | None = None, block: int | None = None
+    model: GRU4Rec,
+    output: Tensor,
+    k: int,
+    excluded: Sessions | None = None,
+    block: int | None = None,
+    banned: np.ndarray | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k best items of the catalogue for outputs of the network [S, D]: scores and indices, [S, min(k, V)] each.
 
-    `excluded` lists for each row the items that must not appear: they rank last with score −inf, which only
-    shows where fewer than k others are left. `block` is the number of rows scored at once (by default as
-    many as fit the budget of bytes of the device). Raises ValueError where a score is not finite.
+    `excluded` lists for each row the items that must not appear, `banned` [n] those that must not in any: they rank
+    last with score −inf, which only shows where fewer than k others are left. `block` is the number of rows scored at
+    once (by default as many as fit the budget of bytes of the device). Raises ValueError where a score is not finite.
     """
     items = model.item_count
     if block is None:
@@ -95,6 +100,8 @@ def best_items(
             rows = torch.from_numpy(np.repeat(np.arange(len(given)), lengths)).to(model.device)
             columns = torch.from_numpy(excluded.items[start:end].astype(np.int64)).to(model.device)
             part[rows, columns] = -torch.inf
+        if banned is not None:
+            part[:, torch.from_numpy(banned).to(model.device)] = -torch.inf
         found.append(top_k(part, k))
     if not found:
         empty = torch.empty(0, min(k, items), device=model.device)

@@ -1,12 +1,12 @@
 """Checks of a prepared folder before anyone reads it: what prepare promises, read back from the files themselves.
 
 Of prepare.json: rows in = rejected + removed + left; the counts of the files add up to those of the splits and the
-items. Of items.parquet: types, items numbered 0…n−1, no id twice, support equal to the training clicks. Of each file
-of sessions: columns and types of the contract, no value missing, counts and digest as in prepare.json, items in
-0…n−1, lists of equal length, no shorter or longer than promised, times ascending in a session, `start` the first of
-them, rows in order of `start`, over all files too. Over all files: one type of session_id, no file that is not listed,
-and no session twice, neither in one split nor in two. Ids name sessions within a log: where the test split is a log of
-its own (`--test-clicks`), ids may be in both.
+items. Of left_out/ and rejected/: as many rows as it says. Of items.parquet: types, items numbered 0…n−1, no id twice,
+support equal to the training clicks. Of each file of sessions: columns and types of the contract, no value missing,
+counts and digest as in prepare.json, items in 0…n−1, lists of equal length, no shorter or longer than promised, times
+ascending in a session, `start` the first of them, rows in order of `start`, over all files too. Over all files: one
+type of session_id, no file that is not listed, and no session twice, neither in one split nor in two. Ids name sessions
+within a log: where the test split is a log of its own (`--test-clicks`), ids may be in both.
 
 Each file is read once, whole, by one task; it takes the memory that writing it took. Small folders are read here, one
 file after the other. For the search of sessions that are there twice, ids are hashed, hashes go to partitions, and
@@ -26,7 +26,7 @@ from gru4rec.errors import GRU4RecError
 from gru4rec.sessions import clean, layout, report, write
 from gru4rec.sessions.catalogue import is_integer, is_text
 from gru4rec.sessions.digest import digest
-from gru4rec.sessions.prepared import ITEMS, REJECTED, SPLITS
+from gru4rec.sessions.prepared import ITEMS, LEFT_OUT, REJECTED, SPLITS
 
 HASHES_PER_PARTITION = 4_000_000
 
@@ -67,7 +67,8 @@ def check(folder: str, summary: Entry) -> None:
     try:
         _counts(summary)
         items = _items(folder, summary)
-        _rejected(folder, summary)
+        _rows_of(folder, REJECTED, summary["rejected"])
+        _rows_of(folder, LEFT_OUT, summary["left_out"])
         _sessions(folder, summary, items)
     except _Failed as error:
         raise GRU4RecError(
@@ -113,14 +114,14 @@ def _items(folder: str, summary: Entry) -> pa.Table:
     return items
 
 
-def _rejected(folder: str, summary: Entry) -> None:
-    names = storage.list_files(storage.join(folder, REJECTED))
+def _rows_of(folder: str, part: str, wanted: int) -> None:
+    names = storage.list_files(storage.join(folder, part))
     rows = 0
     for name in names:
-        filesystem, inner = storage.locate(storage.join(folder, REJECTED, name))
+        filesystem, inner = storage.locate(storage.join(folder, part, name))
         with filesystem.open_input_file(inner) as file:
             rows += pq.ParquetFile(file).metadata.num_rows
-    _must(rows == summary["rejected"], f"counts: {REJECTED}/: {rows} rows, prepare.json says {summary['rejected']}")
+    _must(rows == wanted, f"counts: {part}/: {rows} rows, prepare.json says {wanted}")
 
 
 def _sessions(folder: str, summary: Entry, items: pa.Table) -> None:
@@ -155,7 +156,9 @@ def _sessions(folder: str, summary: Entry, items: pa.Table) -> None:
         if promise.split == SPLITS[0]:
             support += file.support
     _rows(ITEMS, items["support"].to_numpy() != support, "support is not the number of training clicks")
-    logs = [SPLITS[:-1], SPLITS[-1:]] if any(log["log"] == "test_clicks" for log in summary["logs"]) else [SPLITS]
+    logs = (
+        [SPLITS[:-1], SPLITS[-1:]] if any(log["log"].endswith("test_clicks") for log in summary["logs"]) else [SPLITS]
+    )
     for splits_of_log in logs:
         mine = [number for number, promise in enumerate(promises) if promise.split in splits_of_log]
         suspects = repeated([[ids[number][part] for number in mine] for part in range(parts)])

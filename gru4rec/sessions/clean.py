@@ -54,6 +54,7 @@ class Rules:
     valid_from: int = NEVER  # ms; at or after it the session is validation,
     test_from: int = NEVER  # and from here on test
     supported: pa.Array | None = None  # items with enough support; None: all
+    known: pa.Array | None = None  # items that stay whatever their support, the first of the index; None: there is none
 
 
 def sessionise(clicks: pa.Table, gap: int = 0) -> pa.Table:
@@ -229,7 +230,11 @@ def split_of(log: np.ndarray, moment: np.ndarray, rules: Rules) -> np.ndarray:
 
 def kept(sessions: pa.Table, rules: Rules) -> pa.Table:
     """Steps 1 to 6: sessions of a good length and rate, with a column `split` int8."""
-    sessions, *_ = without_doubles(sessions, rules)
+    return good(without_doubles(sessions, rules)[0], rules)
+
+
+def good(sessions: pa.Table, rules: Rules) -> pa.Table:
+    """Steps 3 to 6."""
     sessions = filtered(sessions, ~(too_short(sessions, rules) | too_long(sessions, rules) | too_fast(sessions, rules)))
     split = split_of(_numpy(sessions["log"]), moments(sessions, rules), rules)
     return typed(sessions, rules).append_column("split", pa.array(split))
@@ -317,6 +322,27 @@ def merged_first_clicks(parts: list[pa.Table]) -> pa.Table:
     return found.set_column(found.schema.get_field_index("support"), "support", pa.array(support))
 
 
+def behind(known: pa.Array, firsts: pa.Table) -> pa.Table:
+    """item and support of the `known` items, 0 where they have no click, then of all others, in their order."""
+    place = pc.index_in(known, firsts["item"].combine_chunks())
+    support = pc.take(firsts["support"], place).fill_null(0)
+    new = firsts.filter(pc.invert(pc.is_in(firsts["item"], known))).select(["item", "support"])
+    return pa.concat_tables([pa.table({"item": known, "support": support}), new]).combine_chunks()
+
+
+def numbered(sessions: pa.Table) -> pa.Table:
+    """The same with a number for each click in a list column `number` int32, so that it is known which are left."""
+    numbers = _list(_offsets(sessions), pa.array(np.arange(lengths(sessions).sum(), dtype=np.int32)))
+    return sessions.append_column("number", numbers)
+
+
+def left_out(before: pa.Table, after: pa.Table) -> np.ndarray:
+    """Which clicks of sessions that were `numbered` are not there `after`, [clicks before] bool."""
+    found = np.ones(int(lengths(before).sum()), bool)
+    found[_values(after["number"]).to_numpy(zero_copy_only=False)] = False
+    return found
+
+
 def filtered(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
     return sessions if keep.all() else sessions.filter(pa.array(keep))
 
@@ -326,7 +352,9 @@ def keep_clicks(sessions: pa.Table, keep: np.ndarray) -> pa.Table:
     before = np.concatenate([[0], np.cumsum(keep)])
     offsets = before[_offsets(sessions)]
     mask = pa.array(keep)
-    for name in ("items", "times"):
+    for name in ("items", "times", "number"):
+        if name not in sessions.column_names:
+            continue
         values = _values(sessions[name]).filter(mask)
         place = sessions.schema.get_field_index(name)
         sessions = sessions.set_column(place, name, _list(offsets, values))

@@ -4,14 +4,12 @@ Matplotlib draws without its global state: no pyplot, and settings that hold whi
 but numbers comes into a figure.
 """
 
-import io
-import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gru4rec.page import svg
 from gru4rec.sessions.data_counts import Split
 
 if TYPE_CHECKING:
@@ -21,19 +19,6 @@ COLOURS = {"train": "#0072b2", "valid": "#e69f00", "test": "#009e73"}  # told ap
 
 _POINTS = 200
 """Bins or points of a curve; what a person cannot tell apart is not drawn."""
-
-_STYLE = {
-    "svg.hashsalt": "gru4rec",  # ids of parts of the figure are random otherwise
-    "svg.fonttype": "none",  # text stays text
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e5e5e5",
-    "legend.frameon": False,
-}
 
 
 def by_day(splits: Mapping[str, Split]) -> str:
@@ -63,7 +48,7 @@ def by_day(splits: Mapping[str, Split]) -> str:
         lower.set_xticks(ticks, [str(np.datetime64(int(day), "D")) for day in ticks])
         lower.set_xlabel("day of the click, or of the session's first click (UTC)")
 
-    return _svg("days", "Clicks and sessions by day, train, valid and test marked", 4.2, draw)
+    return svg("days", "Clicks and sessions by day, train, valid and test marked", 4.2, draw)
 
 
 def _day_edges(first: int, last: int) -> np.ndarray:
@@ -90,7 +75,7 @@ def session_lengths(splits: Mapping[str, Split]) -> str:
         axes.set_ylabel("sessions of each length")
         axes.legend()
 
-    return _svg("lengths", "Number of sessions of each length, on logarithmic scales", 3.0, draw)
+    return svg("lengths", "Number of sessions of each length, on logarithmic scales", 3.0, draw)
 
 
 def _length_edges(longest: int) -> np.ndarray:
@@ -111,7 +96,7 @@ def popularity(support: np.ndarray) -> str:
         axes.set_xlabel("rank of the item (1: the most clicks)")
         axes.set_ylabel("training clicks")
 
-    return _svg("popularity", "Training clicks of the items by rank, on logarithmic scales", 3.0, draw)
+    return svg("popularity", "Training clicks of the items by rank, on logarithmic scales", 3.0, draw)
 
 
 def _logarithmic(axes: Any) -> None:
@@ -126,23 +111,3 @@ def _logarithmic(axes: Any) -> None:
             axis.set_major_locator(MaxNLocator(6))
         axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x == round(x) else f"{x:g}")
         axis.set_minor_formatter("")
-
-
-def _svg(name: str, label: str, height: float, draw: Callable[["Figure"], None]) -> str:
-    """An svg element; `label` says what it shows to those who cannot see it, `name` sets its ids apart."""
-    # What it says of building its font cache, once on a machine, is of no use to who prepares data.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    import matplotlib.style
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    written = io.BytesIO()
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(7.6, height), layout="constrained")
-        canvas = FigureCanvasSVG(figure)
-        draw(figure)
-        canvas.print_svg(written, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = written.getvalue().decode()
-    text = text[text.index("<svg") :].strip()
-    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

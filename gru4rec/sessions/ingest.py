@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from gru4rec import config, storage
 from gru4rec.errors import InputError
-from gru4rec.sessions import clean, formats, report, sources
+from gru4rec.sessions import base, clean, formats, report, sources
 from gru4rec.sessions import read as reading
 from gru4rec.sessions.prepared import REJECTED
 
@@ -22,6 +22,8 @@ _NOTES = "reading"
 """Folder for what the reading tasks leave. A task that is run again, even late, because a machine was lost, writes
 the same there once more; what is made of it, in the folder of rejected rows, is nobody else's.
 """
+
+_ACCOUNTS = ("clicks", "test_clicks", *base.LOGS)
 
 _IDS = ("session", "item")
 
@@ -50,20 +52,20 @@ def sessions_of(
 
 
 def _seem_integers(files: list[sources.Source], form: formats.Format) -> list[bool]:
-    """Whether session and item ids are taken for integers while they are read, judging by the beginning of the log.
-
-    Only where all files are text: numbers are smaller and faster than text to hand on, and to compare. Where that
-    turns out wrong, the log is read again.
+    """Whether session and item ids are handed on as integers though they are read as text, judging by the beginning of
+    the first text: numbers are smaller than text, and sooner compared. Where that turns out wrong, all is read again.
     """
+    types = sources.carried_types(files)
     first = next((source for source in files if source.rows and source.separator), None)
-    if first is None or any(kind is not None for source in files for kind in source.id_types):
+    if first is None:
         return [False, False]
     try:
-        head = reading.read(sources.Piece(first, 0, min(first.size, _HEAD)), form, sources.carried_types(files)).clicks
+        head = reading.read(sources.Piece(first, 0, min(first.size, _HEAD)), form, types).clicks
     except (OSError, pa.ArrowException):  # reading all of it will say so
         return [False, False]
-    users = form.gap > 0  # the id of a session is made from the user's, as text
-    return [name in _IDS[users:] and clean.are_integers(head[name]) for name in _IDS]
+    may = [kind == pa.string() and may for kind, may in zip(types, sources.may_be_integers(files), strict=True)]
+    may[0] &= not form.gap  # the id of a session is made from the user's, as text
+    return [wanted and clean.are_integers(head[name]) for name, wanted in zip(_IDS, may, strict=True)]
 
 
 def _put_together(
@@ -133,7 +135,7 @@ def _read(
         rejected, notes = [], []
         for piece in reads[number]:
             try:
-                found = reading.read(piece, form, types)
+                found = reading.read(piece, form, types if piece.source.separator else kinds)
             except (OSError, pa.ArrowException) as error:
                 notes.append({"file": piece.source.number, "error": " ".join(str(error).split())})
                 continue
@@ -155,7 +157,7 @@ def _typed(clicks: pa.Table, early: Sequence[bool]) -> tuple[pa.Table, list[str]
     """(clicks with ids as integers where wanted, columns of ids where they are not)."""
     text = []
     for name, wanted in zip(_IDS, early, strict=True):
-        ids = clean.integers(clicks[name]) if wanted else clicks[name]
+        ids = clean.integers(clicks[name]) if wanted and not pa.types.is_integer(clicks[name].type) else clicks[name]
         if ids is None:
             text.append(name)
         else:
@@ -171,11 +173,10 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
     """
     folder, rejected = storage.join(staging, _NOTES), storage.join(staging, REJECTED)
     logs = []
-    for log, name in enumerate(("clicks", "test_clicks")):
-        mine = [source for source in files if source.log == log]
-        if mine:
-            empty = sum(not source.rows for source in mine)
-            logs.append({"log": name, "files": len(mine), "empty_files": empty, "rows_in": 0, "rejected": 0})
+    for account, name in enumerate(_ACCOUNTS):
+        mine = [source for source in files if _account(source) == account]
+        empty = sum(not source.rows for source in mine)
+        logs.append({"log": name, "files": len(mine), "empty_files": empty, "rows_in": 0, "rejected": 0})
     lines = [0] * len(files)
     first: Entry | None = None
     left_out = 0
@@ -189,8 +190,9 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
             before.append(lines[source.number])
             counts.append(note["rejected"])
             lines[source.number] += note["lines"]
-            logs[source.log]["rows_in"] += note["rows"]
-            logs[source.log]["rejected"] += note["rejected"]
+            log = logs[_account(source)]
+            log["rows_in"] += note["rows"]
+            log["rejected"] += note["rejected"]
             left_out += note["left_out"]
             text |= set(note["text"])
         if not sum(counts):
@@ -198,7 +200,12 @@ def _notes(files: list[sources.Source], reads: list[list[sources.Piece]], stagin
         found = _renumbered(storage.join(folder, _part(number)), np.repeat(before, counts))
         storage.write_parquet(storage.join(rejected, _part(number)), found)
         first = first or found.slice(0, 1).to_pylist()[0]
+    logs = [log for log in logs if log["files"]]
     return {"logs": logs, "first": first, "left_out": left_out, "text": sorted(text)}
+
+
+def _account(source: sources.Source) -> int:
+    return source.log + 2 * bool(source.catalogue)
 
 
 def _part(read: int) -> str:

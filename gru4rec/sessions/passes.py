@@ -40,8 +40,10 @@ def _run(task: Callable[[pa.Table], pa.Table], sessions: pa.Table) -> pa.Table:
     return task(sessions)
 
 
-def first_rules(settings: config.Prepare, form: formats.Format, files: list[sources.Source]) -> Rules:
-    """What the settings say about what stays, before any session is looked at."""
+def first_rules(
+    settings: config.Prepare, form: formats.Format, files: list[sources.Source], known: pa.Array | None = None
+) -> Rules:
+    """What the settings say about what stays, before any session is looked at. `known`: items that stay anyway."""
     session_type, item_type = sources.carried_types(files)
     return Rules(
         min_length=settings.min_session_length,
@@ -52,6 +54,7 @@ def first_rules(settings: config.Prepare, form: formats.Format, files: list[sour
         drop_repeats=settings.drop_repeats,
         max_per_minute=settings.max_clicks_per_minute,
         split_by=form.split_by if settings.split_by == "auto" else settings.split_by,
+        known=known,
     )
 
 
@@ -95,7 +98,7 @@ def lengths_and_split(
     parts = list(_each(sessions, functools.partial(_lengths, rules=rules, may_be_integers=may)))
     found = pa.concat_tables(parts)
     total = {name: int(pc.sum(found[name]).as_py()) for name in found.column_names[:10]}
-    notes["sessions"] = total["sessions"]
+    notes["sessions"], notes["doubles"] = total["sessions"], total["duplicates"] + total["repeats"]
     steps = []
     if form.only:
         steps.append(step("rows whose {} is not {}".format(*form.only), 0, notes["left_out"]))
@@ -112,9 +115,11 @@ def lengths_and_split(
     for place, name in enumerate(("session", "item")):
         if may[place] and pc.all(found[f"{name}_integers"]).as_py():
             rules = dataclasses.replace(rules, **{f"{name}_type": pa.int64()})
+    if rules.known is not None:
+        rules = dataclasses.replace(rules, known=rules.known.cast(rules.item_type))
     last = pc.max(found["last"]).as_py()
     test_from = NEVER
-    if not settings.test_clicks and settings.test_days:
+    if settings.test_days and not any(source.log for source in files):
         test_from = last - round(settings.test_days * DAY)
     valid_from = test_from
     if settings.valid_days:
@@ -152,6 +157,8 @@ def enough_support(sessions: Sequence[Any], rules: Rules, settings: config.Prepa
         parts = list(_each(sessions, functools.partial(_support, rules=rules)))
         counts = clean.merged_support(parts)
         enough = pc.greater_equal(counts["support"], settings.min_item_support)
+        if rules.known is not None:
+            enough = pc.or_(enough, pc.is_in(counts["item"], rules.known))
         rules = dataclasses.replace(rules, supported=counts["item"].filter(enough).combine_chunks())
         if settings.filter == "once" or pc.all(enough).as_py() is not False:
             return rules
@@ -217,6 +224,8 @@ def first_clicks(
     steps.append(step("sessions too short now (train)", int(train_sessions_before - counts[TRAIN]), again))
     if firsts is None or not firsts.num_rows:
         raise InputError(_nothing_to_train(train_sessions_before, settings))
+    if rules.known is not None:
+        firsts = clean.behind(rules.known, firsts)
     return firsts, {"sessions": counts, "clicks": clicks, "later": later}, by_split
 
 

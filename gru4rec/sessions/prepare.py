@@ -15,8 +15,9 @@ from typing import Any
 
 from gru4rec import config, storage
 from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.sessions import base as bases
 from gru4rec.sessions import checks, data_report, formats, ingest, inputs, passes, report, sources, staging, write
-from gru4rec.sessions.prepared import REJECTED, SPLITS, SUMMARY
+from gru4rec.sessions.prepared import LEFT_OUT, REJECTED, SPLITS, SUMMARY
 
 Entry = dict[str, Any]
 
@@ -39,7 +40,13 @@ def prepare(settings: config.Prepare) -> Entry:
         sources.paths_of(settings.test_clicks, "--test-clicks"),
     ]
     staging.tidy(settings.out)
-    made_of = inputs.fingerprint(logs, settings)
+    states, lineage = inputs.states(logs), []
+    base = bases.opened(settings, form)
+    if base:
+        logs, states = bases.new_files(base, logs, states)
+        # Without new files the index is the base's own: nothing in it changes.
+        lineage = base.lineage if any(logs) else base.lineage[:-1]
+    made_of = inputs.fingerprint(states, lineage, settings)
     earlier = None if settings.force else inputs.already_prepared(settings.out, made_of)
     if earlier:
         report.say(
@@ -53,17 +60,20 @@ def prepare(settings: config.Prepare) -> Entry:
         settings.time_column: "--time-column",
         settings.user_column: "--user-column",
     }
-    files = sources.open_all(logs, form, {} if form.columns else flags)
+    files = bases.sources(base) if base else []
+    files += sources.open_all(logs, form, {} if form.columns else flags, len(files))
     for log, name in enumerate(("--clicks", "--test-clicks")):
         mine = [source for source in files if source.log == log]
-        if mine and not any(source.rows for source in mine):
+        if mine and not any(source.rows for source in mine):  # a night may be without a click, a log is not
             raise InputError(f"{storage.shown(mine[0].path)}: has a header but no rows ({name})")
 
     from gru4rec import on_ray
 
     try:
         with staging.staged(settings.out) as place, on_ray.connected(settings.verbose):
-            summary = {**_run(settings, form, files, place.folder), "made_of": made_of}
+            summary = _run(settings, form, files, base, place.folder)
+            summary |= {"made_of": made_of} | ({"lineage": lineage} if base else {})
+            inputs.write_files(states, place.folder)
             checks.check(place.folder, summary)
             if settings.report:
                 storage.write_json(storage.join(place.folder, SUMMARY), summary)  # so that it can be read
@@ -99,9 +109,15 @@ def _is_full(error: Exception) -> bool:
     return os.strerror(errno.ENOSPC) in str(error)
 
 
-def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Source], folder: str) -> Entry:
+def _run(
+    settings: config.Prepare,
+    form: formats.Format,
+    files: list[sources.Source],
+    base: bases.Base | None,
+    folder: str,
+) -> Entry:
     """Read, clean, split and write into `folder`; returns what prepare.json says."""
-    for name in (*SPLITS, REJECTED):
+    for name in (*SPLITS, LEFT_OUT, REJECTED):
         storage.make_folder(storage.join(folder, name))
     sessions, notes = ingest.sessions_of(settings, form, files, folder)
     if settings.strict and notes["first"]:
@@ -110,7 +126,7 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
             f"{first['file']}: row {first['row']} cannot be read: {first['reason']} (--strict); "
             f"its text is {first['text']!r}"
         )
-    rules = passes.first_rules(settings, form, files)
+    rules = passes.first_rules(settings, form, files, None if base is None else base.items)
     rules, steps, window = passes.lengths_and_split(sessions, rules, settings, form, files, notes)
     if settings.min_item_support > 1:
         rules = passes.enough_support(sessions, rules, settings)
@@ -121,9 +137,10 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
     rejected = sum(log["rejected"] for log in notes["logs"])
     rows_in = sum(log["rows_in"] for log in notes["logs"])
     left = sum(split["clicks"] for split in splits.values())
-    removed = sum(step["clicks"] for step in steps)
-    if rows_in != rejected + removed + left:
-        raise GRU4RecError(f"rows were lost: {rows_in} came in, {rejected} + {removed} + {left} are accounted for")
+    removed_clicks = sum(step["clicks"] for step in steps)
+    if rows_in != rejected + removed_clicks + left:
+        counted = f"{rejected} + {removed_clicks} + {left}"
+        raise GRU4RecError(f"rows were lost: {rows_in} came in, {counted} are accounted for")
     left = sum(split["sessions"] for split in splits.values())
     removed = sum(step["sessions"] for step in steps)
     if notes["sessions"] != removed + left:
@@ -134,6 +151,7 @@ def _run(settings: config.Prepare, form: formats.Format, files: list[sources.Sou
         "logs": notes["logs"],
         "sessions_in": notes["sessions"],
         "steps": steps,
+        "left_out": removed_clicks - notes["left_out"] - notes["doubles"],
         "split": report.split(rules, totals["later"]),
         "splits": splits,
         "items": firsts.num_rows,

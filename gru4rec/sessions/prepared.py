@@ -3,6 +3,8 @@
     DIR/prepare.json        counts of every step, settings, fingerprint
     DIR/items.parquet       item_id (the log's own type), item_index int32, support int64; index 0…n−1
     DIR/train|valid|test/   sessions in Parquet, rows in order of `start` over all files in name order
+    DIR/left_out/           clicks that cleaning took away, doubles apart: session_id, item_id, time (ms); for --base
+    DIR/files.parquet       the files that it is made of, with size and version; those of its base too
     DIR/rejected/           rows that could not be read, each with its file, row and reason
     DIR/report.html         the data in figures and tables, for people (unless --no-report)
 
@@ -37,6 +39,8 @@ SUMMARY = "prepare.json"
 ITEMS = "items.parquet"
 REPORT = "report.html"
 REJECTED = "rejected"
+LEFT_OUT = "left_out"
+FILES = "files.parquet"
 SPLITS = ("train", "valid", "test")
 
 BATCH = 65_536

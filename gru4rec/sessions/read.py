@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gru4rec import storage
-from gru4rec.sessions import text
+from gru4rec.sessions import base, text
 from gru4rec.sessions.formats import Format, one_column
 from gru4rec.sessions.sources import Piece, Source
 
@@ -52,6 +52,8 @@ def schema(types: list[pa.DataType], form: Format) -> pa.Schema:
 
 def read(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     """Read one piece. Raises OSError or pa.ArrowException where the file itself cannot be read."""
+    if piece.source.catalogue:
+        return _read_base(piece, form, types)
     return _read_text(piece, form, types) if piece.source.separator else _read_parquet(piece, form, types)
 
 
@@ -130,6 +132,15 @@ def _read_parquet(piece: Piece, form: Format, types: list[pa.DataType]) -> Click
     # A row of Parquet is numbered in its piece, as a line is: the number of the first is added later.
     rejected = _rejected(source, (bad + 1).tolist(), [found.reasons[int(i)] for i in np.flatnonzero(~found.good)], raw)
     return Clicks(clicks, rejected, len(chosen) - len(rows), table.num_rows, table.num_rows)
+
+
+def _read_base(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
+    source = piece.source
+    session, item, time = base.clicks(source, range(piece.start, piece.end), form)
+    count = len(time)
+    found = _Checked(session.cast(types[0]), item.cast(types[1]), time.to_numpy(), None, np.ones(count, bool), {})
+    clicks = _clicks(source, found, sum(source.row_groups[: piece.start]) + np.arange(count), schema(types, form))
+    return Clicks(clicks, REJECTED.empty_table(), 0, count, count)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:

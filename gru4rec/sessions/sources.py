@@ -41,6 +41,7 @@ class Source:
     row_groups: tuple[int, ...] = ()  # rows of each row group
     header: bool = False  # the first line of the text is no row
     rows: bool = True  # it has more than a header
+    catalogue: str = ""  # items.parquet of the prepared folder that it is a file of, see `base`; "": it is a log's
 
     @property
     def weight(self) -> int:
@@ -115,8 +116,8 @@ def _matches(name: str, pattern: str) -> bool:
     return len(a) == len(b) and all(fnmatch.fnmatchcase(x, y) for x, y in zip(a, b, strict=True))
 
 
-def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str]) -> list[Source]:
-    """Look into every file of every log: its header or schema, not its rows.
+def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str], first: int = 0) -> list[Source]:
+    """Look into every file of every log: its header or schema, not its rows. Numbers them from `first` on.
 
     `flags` names, for a column, the setting that chose it, for the message. A text file of 0 bytes is one without
     rows, as an hour without a click leaves it; an empty Parquet file would have a schema. Raises InputError for a
@@ -124,7 +125,7 @@ def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str])
     """
     named = [(log, path) for log, paths in enumerate(logs) for path in paths]
     with ThreadPoolExecutor(16) as pool:  # object stores answer slowly, and many at a time
-        jobs = [pool.submit(_open, i, log, path, form, flags) for i, (log, path) in enumerate(named)]
+        jobs = [pool.submit(_open, i, log, path, form, flags) for i, (log, path) in enumerate(named, first)]
         found = [job.result() for job in jobs]
     for log in range(len(logs)):
         mine = [source for source in found if source.log == log]

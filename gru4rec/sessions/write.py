@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from gru4rec import config, storage
 from gru4rec.sessions import clean, layout, report
+from gru4rec.sessions.base import LEFT_OUT_COLUMNS, TEST_LOG
 from gru4rec.sessions.clean import TRAIN, Rules
 from gru4rec.sessions.digest import digest
-from gru4rec.sessions.prepared import ITEMS, SPLITS
+from gru4rec.sessions.prepared import ITEMS, LEFT_OUT, SPLITS
 from gru4rec.sessions.report import step
 
 Entry = dict[str, Any]
@@ -101,7 +102,8 @@ def write_splits(
     report.say(f"writing {int(totals['clicks'].sum())} clicks")
     place = ray.remote(_place).options(num_returns=len(files))
     item_ids = ray.put(firsts["item"].combine_chunks())
-    placed = [place.remote(block, rules, item_ids, edges, window) for block in sessions]
+    shortest = max(2, settings.min_session_length)
+    placed = [place.remote(block, rules, item_ids, edges, window, shortest, staging) for block in sessions]
     out = ray.remote(_write_file)
     rows: list[Entry] = ray.get(
         [
@@ -109,7 +111,7 @@ def write_splits(
                 split,
                 number,
                 int(shards[number]) if split == TRAIN else 1,
-                max(2, settings.min_session_length),
+                shortest,
                 staging,
                 *[parts[at] for parts in placed],
             )
@@ -131,10 +133,20 @@ def write_splits(
 
 
 def _place(
-    sessions: pa.Table, rules: Rules, item_ids: pa.Array, edges: list[np.ndarray], window: tuple[int, int]
+    sessions: pa.Table,
+    rules: Rules,
+    item_ids: pa.Array,
+    edges: list[np.ndarray],
+    window: tuple[int, int],
+    min_length: int,
+    staging: str,
 ) -> list[pa.Table]:
-    """Task: clean sessions with item indices, for each file of each split those that go there."""
-    sessions = clean.supported(clean.kept(sessions, rules), rules)
+    """Task: clean sessions with item indices, for each file of each split those that go there.
+
+    Writes the clicks that are left out on the way, or will be: of validation and test sessions below `min_length`.
+    """
+    every = clean.numbered(clean.without_doubles(sessions, rules)[0])
+    sessions = clean.supported(clean.good(every, rules), rules)
     start, _ = clean.starts_and_ends(sessions)
     sessions, unknown = clean.indexed(sessions, item_ids)
     if unknown.any():  # a session whose first click has gone starts later now
@@ -146,10 +158,29 @@ def _place(
     for number, cuts in enumerate(edges):
         file[split == number] = before + layout.file_of(bins[split == number], cuts)
         before += len(cuts) + 1
+    stay = (split == TRAIN) | (clean.lengths(sessions) >= min_length)
+    _write_left_out(every, clean.left_out(every, clean.filtered(sessions, stay)), rules, staging)
     sessions = sessions.select(["session", "position", "items", "times"]).combine_chunks()
     sessions = sessions.append_column("unknown", pa.array(unknown))
     order, ends = np.argsort(file, kind="stable"), np.cumsum(np.bincount(file, minlength=before))
     return [sessions.take(pa.array(rows)) for rows in np.split(order, ends[:-1])]
+
+
+def _write_left_out(sessions: pa.Table, left_out: np.ndarray, rules: Rules, staging: str) -> None:
+    """Write the clicks that are `left_out`, [clicks] bool: a file a log, named after the first of these sessions."""
+    if not left_out.any():
+        return
+    of = np.repeat(np.arange(len(sessions)), clean.lengths(sessions))[left_out]
+    items, times = (pc.list_flatten(sessions[name]).filter(pa.array(left_out)) for name in ("items", "times"))
+    values = sessions["session"].take(pa.array(of)).cast(rules.session_type), items.cast(rules.item_type), times
+    clicks = pa.table(dict(zip(LEFT_OUT_COLUMNS, values, strict=True)))
+    log = sessions["log"].to_numpy()[of]
+    first = int(sessions["position"].to_numpy().min())
+    for number, beginning in enumerate(("", TEST_LOG)):
+        mine = clicks.filter(pa.array(log == number))
+        if len(mine):
+            name = f"{beginning}clicks-{first:019d}.parquet"
+            storage.write_parquet(storage.join(staging, LEFT_OUT, name), mine)
 
 
 def _write_file(split: int, number: int, shards: int, min_length: int, staging: str, *parts: pa.Table) -> Entry:

@@ -134,7 +134,13 @@ def _signature(loaded: model_folder.LoadedModel) -> Any:
                 ColSpec(DataType.boolean, "fallback"),
             ]
         ),
-        params=ParamSchema([ParamSpec("k", DataType.long, 20), ParamSpec("exclude_seen", DataType.boolean, False)]),
+        params=ParamSchema(
+            [
+                ParamSpec("k", DataType.long, 20),
+                ParamSpec("exclude_seen", DataType.boolean, False),
+                ParamSpec("exclude_items", DataType.string if text else DataType.long, [], shape=(-1,)),
+            ]
+        ),
     )
 
 
@@ -150,6 +156,47 @@ def set_alias(model_name: str, version: str, alias: str) -> None:
     import mlflow
 
     mlflow.MlflowClient().set_registered_model_alias(model_name, alias, version)
+
+
+def alias_of(model_name: str, alias: str, tracking_uri: str = "") -> str:
+    """The version that an alias means now; "" where there is no such alias."""
+    import mlflow
+
+    try:
+        client = runs.mlflow_at(tracking_uri).MlflowClient()
+        return str(client.get_registered_model(model_name).aliases.get(alias, ""))
+    except mlflow.exceptions.MlflowException as error:
+        raise InputError(f"{model_name}: no such registered model{_in(tracking_uri)}: {error}") from error
+
+
+def remove_alias(model_name: str, alias: str) -> None:
+    """Take an alias away; nothing happens where there is none."""
+    import mlflow
+
+    mlflow.MlflowClient().delete_registered_model_alias(model_name, alias)
+
+
+def about(model: str, tracking_uri: str = "") -> dict[str, str]:
+    """name, version, model_id and data_fingerprint of the version at `models:/NAME/VERSION`, "" where not known."""
+    name, version = model.removeprefix("models:/").rsplit("/", 1)
+    found = _open(model, tracking_uri).MlflowClient().get_model_version(name, version)
+    return {
+        "name": name,
+        "version": version,
+        "model_id": found.source.removeprefix("models:/") if found.source.startswith("models:/m-") else "",
+        "data_fingerprint": found.tags.get("data_fingerprint", ""),
+    }
+
+
+def note(model_name: str, version: str, tags: Mapping[str, str], text: str) -> None:
+    """Tag a version, and add a paragraph to its description."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    for key, value in tags.items():
+        client.set_model_version_tag(model_name, version, key, value)
+    before = client.get_model_version(model_name, version).description
+    client.update_model_version(model_name, version, "\n\n".join(filter(None, [before, text])))
 
 
 def resolve(model: str, tracking_uri: str = "") -> tuple[str, str | None]:

@@ -93,7 +93,7 @@ def start_run(
     client.log_batch(run_id, params=[Param(key, plain(value)) for key, value in parameters.items()])
     if data:
         dataset = Dataset(
-            name=os.path.basename(shown.rstrip("/")) or "data",
+            name=_dataset(data),
             digest=data_fingerprint[:36] or "unknown",
             source_type="local" if "://" not in data else shown.partition("://")[0],
             source=shown,
@@ -103,15 +103,26 @@ def start_run(
     return run_id
 
 
+def _dataset(data: str) -> str:
+    """The dataset's name in MLflow."""
+    return os.path.basename(storage.shown(data).rstrip("/")) or "data"
+
+
 def plain(value: Any) -> str:
     """A parameter's value as MLflow keeps it: `100,50` for lists."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def log_metrics(
-    run_id: str, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None, at_ms: int | None = None
+    run_id: str,
+    metrics: Mapping[str, float],
+    step: int = 0,
+    model_id: str | None = None,
+    at_ms: int | None = None,
+    data: tuple[str, str] | None = None,
 ) -> None:
-    """Record metrics of a run at a step; with `model_id` for that logged model as well.
+    """Record metrics of a run at a step; with `model_id` for that logged model as well, with `data`, a prepared folder
+    and its fingerprint, as measured on that.
 
     `at_ms`: milliseconds since 1970, now by default. The same points at the same time are recorded once, however often.
     """
@@ -119,8 +130,10 @@ def log_metrics(
     from mlflow.entities import Metric
 
     time_ms = int(time.time() * 1000) if at_ms is None else at_ms
+    dataset = {"dataset_name": _dataset(data[0]), "dataset_digest": data[1][:36] or "unknown"} if data else {}
     recorded = [
-        Metric(key, float(value), time_ms, step, model_id=model_id, run_id=run_id) for key, value in metrics.items()
+        Metric(key, float(value), time_ms, step, model_id=model_id, run_id=run_id, **dataset)
+        for key, value in metrics.items()
     ]
     mlflow.MlflowClient().log_batch(run_id, metrics=recorded)
 
@@ -161,6 +174,20 @@ def log_file(run_id: str, path: str) -> None:
         copy = os.path.join(folder, name)
         storage.write_bytes(copy, storage.read_bytes(path))
         client.log_artifact(run_id, copy)
+
+
+def log_json(run_id: str, content: Mapping[str, Any], name: str) -> None:
+    """Keep a JSON file with a run."""
+    import mlflow
+
+    mlflow.MlflowClient().log_dict(run_id, dict(content), name)
+
+
+def log_text(run_id: str, content: str, name: str) -> None:
+    """Keep a text file with a run."""
+    import mlflow
+
+    mlflow.MlflowClient().log_text(run_id, content, name)
 
 
 def finish(run_id: str, status: str = "FINISHED") -> None:

@@ -33,19 +33,22 @@ class Averager:
         A worker that has made no step since the last average has no part in the mean.
         """
         for table, touched in zip(self._tables, self._touched, strict=True):
-            mine = torch.cat(touched).unique().cpu().numpy() if touched else np.zeros(0, np.int64)
+            # Marking rows takes a tenth of the time of sorting them.
+            mine = np.zeros(len(table.packed), bool)
+            if touched:
+                mine[torch.cat(touched).cpu().numpy()] = True
             touched.clear()
-            everyone = [np.frombuffer(part, np.int64) for part in self._exchange.collect(mine.tobytes())]
-            union, counts = np.unique(np.concatenate(everyone), return_counts=True)
+            counts = np.zeros(len(mine), np.int32)
+            for part in self._exchange.collect(np.flatnonzero(mine).astype(np.int32).tobytes()):
+                counts[np.frombuffer(part, np.int32)] += 1  # a worker names a row once
+            union = np.flatnonzero(counts)
             if len(union):
-                own = np.isin(union, mine, assume_unique=True)
-                self._average(table, *(torch.from_numpy(part).to(table.packed.device) for part in (union, counts, own)))
+                to = table.packed.device
+                self._average(table, *(torch.from_numpy(part).to(to) for part in (union, counts[union], mine[union])))
 
     def _average(self, table: Optimizer, rows: Tensor, counts: Tensor, own: Tensor) -> None:
         """`rows` [U] of the table, each over the `counts` [U] workers that touched it; `own` [U]: this one did."""
-        summed = table.packed.index_select(0, rows).mul_(own[:, None, None])
-        self._exchange.add(summed)
-        table.packed.index_copy_(0, rows, summed.div_(counts[:, None, None]))
+        self._exchange.average(table.packed, rows, counts, own)
         if table.updates is not None:
             updates = table.updates.index_select(0, rows).mul_(own)
             self._exchange.add(updates)

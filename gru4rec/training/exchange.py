@@ -13,7 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gru4rec.training.lanes import Block
-from gru4rec.training.shared_sum import SharedSum
+from gru4rec.training.shared_sum import AVERAGES, SharedSum
+
+_PIECE = 2**19  # numbers of an average that are exchanged at once: two halves, each a part of a core's cache
 
 
 class Exchange(Protocol):
@@ -30,6 +32,14 @@ class Exchange(Protocol):
 
     def add(self, values: Tensor) -> None:
         """Replace `values` by their sum over all workers, the same bits on each."""
+        ...
+
+    def average(self, table: Tensor, rows: Tensor, counts: Tensor, own: Tensor) -> None:
+        """Replace `rows` [U] of a float32 table [V, …] by their means over the workers that have a part in them.
+
+        All bring the same rows; `counts` [U] int64: how many have a part in each, at least one; `own` [U] bool: whether
+        this worker has.
+        """
         ...
 
     def share(self, numbers: np.ndarray) -> np.ndarray:
@@ -52,6 +62,9 @@ class Alone:
         return block
 
     def add(self, values: Tensor) -> None:
+        return
+
+    def average(self, table: Tensor, rows: Tensor, counts: Tensor, own: Tensor) -> None:
         return
 
     def share(self, numbers: np.ndarray) -> np.ndarray:
@@ -98,14 +111,34 @@ class Collective:
         if flat.dtype != torch.float32 or not self._may_share:
             dist.all_reduce(values, group=self._group)
             return
-        if self._shared is None or self._shared.capacity < len(flat):
-            # All bring as many values, so all come here at once. Steps differ a little in size: some room for that.
-            self._shared = SharedSum.open(len(flat) * 5 // 4, self._timeout, self._group)
-            self._may_share = self._shared is not None
-        if self._shared is not None:
-            self._shared.add(flat)
+        # Steps differ a little in size: some room for that.
+        shared = self._memory(len(flat), len(flat) * 5 // 4)
+        if shared is not None:
+            shared.add(flat)
         else:
             dist.all_reduce(values, group=self._group)
+
+    def average(self, table: Tensor, rows: Tensor, counts: Tensor, own: Tensor) -> None:
+        table = table.view(len(table), -1)
+        self.sent += len(rows) * table.shape[1] * table.element_size()
+        needed = 2 * table.shape[1]
+        shared = self._memory(needed, max(needed, _PIECE)) if self._may_share and AVERAGES else None
+        if shared is not None:
+            shared.average(table, rows, counts, own)
+        else:
+            summed = table.index_select(0, rows).mul_(own[:, None])
+            dist.all_reduce(summed, group=self._group)
+            table.index_copy_(0, rows, summed.div_(counts[:, None]))
+
+    def _memory(self, needed: int, wanted: int) -> SharedSum | None:
+        """Memory that the workers share, for so many numbers; None where they cannot.
+
+        All ask for as many, so all come here at once.
+        """
+        if self._may_share and (self._shared is None or self._shared.capacity < needed):
+            self._shared = SharedSum.open(wanted, self._timeout, self._group)
+            self._may_share = self._shared is not None
+        return self._shared
 
     def share(self, numbers: np.ndarray) -> np.ndarray:
         return torch.stack(self._everyone(torch.from_numpy(numbers))).numpy()

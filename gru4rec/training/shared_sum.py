@@ -20,6 +20,14 @@ from torch import Tensor
 
 from gru4rec.errors import GRU4RecError
 
+try:
+    from gru4rec.training import mean_rows
+except ImportError:  # no numba
+    mean_rows = None  # type: ignore[assignment]
+
+AVERAGES = mean_rows is not None
+"""Whether `SharedSum.average` can be called."""
+
 _FOLDER = Path("/dev/shm")  # noqa: S108
 _LINE = 64  # bytes of a cache line: what workers write lies on lines of their own
 _FLOATS = _LINE // 4
@@ -44,8 +52,8 @@ class SharedSum:
         self._turn = 0
         # [size, 8] int64: how often the worker has come to a meeting, how many numbers it brings, nothing.
         self._counters = np.frombuffer(memory, np.int64, size * _LINE // 8).reshape(size, -1)
-        numbers = torch.frombuffer(memory, dtype=torch.float32, offset=size * _LINE)
-        *self._parts, self._result = numbers.view(size + 1, capacity).unbind()
+        self._numbers = torch.frombuffer(memory, dtype=torch.float32, offset=size * _LINE).view(size + 1, capacity)
+        *self._parts, self._result = self._numbers.unbind()
 
     @classmethod
     def open(cls, capacity: int, timeout: float, group: dist.ProcessGroup | None = None) -> "SharedSum | None":
@@ -85,9 +93,7 @@ class SharedSum:
         mine[:start].copy_(values[:start])  # what the others sum
         mine[end:count].copy_(values[end:])
         self._meet()
-        brought = self._counters[:, 1]
-        if (brought != count).any():
-            raise GRU4RecError(f"workers bring different numbers of values to one sum: {brought.tolist()}")
+        self._check(count)
         total = self._result[start:end]
         first, *rest = [(values if rank == self._rank else part)[start:end] for rank, part in enumerate(self._parts)]
         total.copy_(first) if not rest else torch.add(first, rest[0], out=total)
@@ -97,6 +103,53 @@ class SharedSum:
         # the next turn's first one, when all have read this turn's.
         self._meet()
         values.copy_(self._result[:count])
+
+    def average(self, table: Tensor, rows: Tensor, counts: Tensor, own: Tensor) -> None:
+        """Replace `rows` [U] int64 of a table [V, D] by their means over the workers that have a part in them.
+
+        `counts` [U]: how many these are; `own` [U] bool: whether this worker is one. All bring the same rows; a row
+        must fit half of the capacity. Raises GRU4RecError as `add` does.
+
+        Rows go in pieces that stay in the cache. What is brought and its means lie in two halves by turns, so that
+        all meet once a piece: none writes what another may still read.
+        """
+        half, width, places = self.capacity // 2, table.shape[1], rows.numpy()
+        memory, numbers = self._numbers.numpy(), table.numpy()
+        each = half // width
+        starts = range(0, len(rows), each)
+
+        def piece(number: int) -> tuple[slice, slice, tuple[int, int]]:
+            """Piece `number`: its rows, its half of the memory, and which of its rows this worker sums."""
+            count = min(each, len(rows) - starts[number])
+            share = count * self._rank // self._size, count * (self._rank + 1) // self._size
+            first = half * (number % 2)
+            return slice(starts[number], starts[number] + count), slice(first, first + half), share
+
+        def bring(number: int) -> None:
+            of, within, share = piece(number)
+            mean_rows.bring_rows(numbers, places[of], present[of], *share, memory[self._rank, within])
+
+        if not len(rows):
+            return
+        self._counters[self._rank, 1] = len(rows)
+        present, divisors = own.numpy(), counts.numpy()
+        for number in range(-1, len(starts)):
+            if number >= 0:
+                of, within, share = piece(number)
+                given = numbers, places[of], present[of], divisors[of]
+                mean_rows.mean_rows(memory, within.start, self._rank, *given, *share)
+            if number + 1 < len(starts):
+                bring(number + 1)
+            self._meet()
+            if number < 0:
+                self._check(len(rows))
+            else:
+                mean_rows.put_rows(numbers, places[of], memory[self._size, within])
+
+    def _check(self, count: int) -> None:
+        brought = self._counters[:, 1]
+        if (brought != count).any():
+            raise GRU4RecError(f"workers bring different numbers of values to one sum: {brought.tolist()}")
 
     def _meet(self) -> None:
         """Wait until all have come as often as this worker."""

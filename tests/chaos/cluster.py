@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from chaos.processes import Family
+from chaos.processes import PATIENCE_S, Family
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,7 +58,7 @@ class Cluster:
         if self._process.poll() is None:
             self._ask("end")
             self._process.wait(60)
-        left = self.family.left(within_s=30)
+        left = self.family.left(PATIENCE_S)
         self.family.kill()
         return left
 

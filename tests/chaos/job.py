@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.cluster import NOT_LAST, Cluster
-from chaos.processes import Family, Process
+from chaos.processes import PATIENCE_S, Family, Process
 from workers import tensors_hash
 
 from gru4rec.tracking import folder as model_folder
@@ -76,9 +76,16 @@ class Job:
         """Ray Train's worker processes."""
         return (self._cluster.family if self._cluster else self._families[-1]).alive(WORKER)
 
-    def driver_left(self, within_s: float = 30) -> list[str]:
+    def driver_left(self, within_s: float = PATIENCE_S) -> list[str]:
         """What lives of the last driver, and of the cluster that it started, after so many seconds."""
         return self._families[-1].left(within_s)
+
+    def workers_gone(self, timeout: float = 30) -> None:
+        """Wait until no worker can write a checkpoint any more, after the driver was killed."""
+        deadline = time.monotonic() + timeout
+        while found := self.workers():
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
 
     def kill_driver(self) -> None:
         assert self._process is not None
@@ -149,7 +156,7 @@ class Job:
     def kept_as_it_must(self) -> None:
         """Assert that nothing is left of the processes and half of any file, and that MLflow has all exactly once."""
         for family in self._families:
-            assert family.left(within_s=30) == []
+            assert family.left(PATIENCE_S) == []
         deadline = time.monotonic() + 10
         while found := [path.name for path in _SHARED.glob("gru4rec-*")]:
             assert time.monotonic() < deadline, found  # others' are there for a moment

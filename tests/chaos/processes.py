@@ -5,6 +5,11 @@ import threading
 import time
 from typing import NamedTuple
 
+PATIENCE_S = 90.0
+"""Seconds for processes to end. Ray's agents go with their raylet within seconds; but where that was killed, they first
+try for a minute to tell the head of it, which may be dead too.
+"""
+
 
 class Process(NamedTuple):
     """A process that no other is taken for: numbers are given again, beginnings are not."""

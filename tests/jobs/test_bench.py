@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gru4rec import cli, config
+from gru4rec.evaluation import bench
 
 
 @pytest.fixture
@@ -16,6 +17,13 @@ def job():
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found
+
+
+def test_bench_of_evaluation_reports_its_share_of_the_bound():
+    found = bench.run(2, 1, items=300, predictions=500)
+    assert found["predictions"] >= 500
+    share = found["share_of_bound"]
+    assert 0 < share["min"] <= share["median"] <= share["max"]
 
 
 def test_bench_of_training_reports_engine_plain_and_floor(job, capsys):

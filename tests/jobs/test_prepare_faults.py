@@ -65,8 +65,8 @@ def test_a_reader_task_that_is_killed_is_run_again_and_counts_once(tmp_path, ray
     assert os.path.exists(killed)
     assert (result["rows_in"], result["rejected"]) == (rows, 3)
     found = check_whole(tmp_path / "killed-once")
-    whole = {"items.parquet", "prepare.json", "rejected", "report.html", "test", "train", "valid"}
-    assert set(os.listdir(found.folder)) == whole
+    folders = {"left_out", "rejected", "test", "train", "valid"}
+    assert set(os.listdir(found.folder)) == folders | {"files.parquet", "items.parquet", "prepare.json", "report.html"}
     shown = pq.read_table(f"{found.folder}/rejected").to_pylist()
     lines = (tmp_path / "log.csv").read_text().split("\n")
     assert [(row["row"], row["text"]) for row in shown] == [

@@ -53,6 +53,20 @@ def test_every_session_gets_the_list_of_the_definition(known, ids, exclude_seen)
         assert listed == sorted(listed, reverse=True)
 
 
+@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.9, 1.0])
+def test_banned_items_are_in_no_list(share, exclude_seen):
+    drawn = np.random.default_rng(2)
+    rows = [[INT_IDS[i] for i in drawn.integers(0, V, drawn.integers(0, 8))] for _ in range(30)]
+    banned = drawn.permutation(V)[: round(share * V)]
+    out = {INT_IDS[i] for i in banned}
+    result = recommend(MODEL, INTS, sessions(rows, pa.list_(pa.int64())), 20, exclude_seen, banned=banned)
+    popular = [INT_IDS[i] for i in np.argsort(-SUPPORT, kind="stable")]
+    for row, listed in zip(rows, result["items"].to_pylist(), strict=True):
+        ranked = by_definition(row, INT_IDS, V, exclude_seen) if row else popular
+        assert listed == [item for item in ranked if item not in out][:20]
+
+
 def test_the_types_are_those_of_the_contract():
     result = recommend(MODEL, TEXTS, sessions([["item-3"]]), 4)
     assert result.schema.field("items").type == pa.list_(pa.string())

@@ -31,11 +31,14 @@ class Folder:
         prepared_folder(path, {"train": sessions(60, 0), "test": sessions(20, 1)}, ITEMS)
         (path / "rejected").mkdir()
         (path / "valid").mkdir(exist_ok=True)
+        (path / "left_out").mkdir()
+        pq.write_table(pa.table({"session_id": range(7)}), path / "left_out" / "clicks-0.parquet")
         splits = json.loads((path / "prepare.json").read_text())["splits"]
         left = sum(split["clicks"] for split in splits.values())
         self.summary = {
             "rows_in": left + 7,
             "rejected": 0,
+            "left_out": 7,
             "steps": [{"name": "sessions too short", "sessions": 7, "clicks": 7}],
             "logs": [{"log": "clicks"}],
             "splits": splits,
@@ -207,6 +210,12 @@ def test_a_file_that_is_not_listed_or_not_there_is_named(folder, tmp_path):
     (tmp_path / "data" / "test" / "part-00009.parquet").unlink()
     (tmp_path / "data" / FIRST).unlink()
     with pytest.raises(GRU4RecError, match=f"files: {FIRST}"):
+        folder.check()
+
+
+def test_clicks_that_were_left_out_are_those_that_were_counted(folder):
+    pq.write_table(pa.table({"session_id": range(6)}), f"{folder.path}/left_out/clicks-0.parquet")
+    with pytest.raises(GRU4RecError, match=r"counts: left_out/: 6 rows, prepare\.json says 7"):
         folder.check()
 
 

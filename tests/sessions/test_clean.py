@@ -268,3 +268,19 @@ def test_first_clicks_of_a_large_catalogue_are_in_order(ids):
     support = Counter(item)
     assert firsts["item"].to_pylist() == [ids(i) for i in dict.fromkeys(item)]
     assert firsts["support"].to_pylist() == [support[i] for i in dict.fromkeys(item)]
+
+
+def test_known_items_keep_their_places_also_without_a_click():
+    firsts = pa.table({"item": ["n", "b", "m"], "support": [3, 9, 4], "start": [1, 2, 3]})
+    found = clean.behind(pa.array(["a", "b", "c"]), firsts)
+    assert found.to_pydict() == {"item": ["a", "b", "c", "n", "m"], "support": [0, 9, 0, 3, 4]}
+
+
+@given(CLICKS, st.data())
+def test_what_is_left_out_is_what_is_not_left(clicks, data):
+    sessions = clean.numbered(clean.sessionise(table(clicks)))
+    count = int(clean.lengths(sessions).sum())
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)), bool)
+    after = clean.keep_clicks(sessions, keep)
+    assert (clean.left_out(sessions, after) == ~keep).all()
+    assert (clean.left_out(sessions, clean.filtered(after, clean.lengths(after) > 1)) >= ~keep).all()

@@ -164,6 +164,11 @@ def test_the_served_model_answers_as_the_batch_job_does(store, registered, ids):
     seen = served.predict(pd.DataFrame({"items": [[ids[0]]]}), params={"k": 3, "exclude_seen": True})
     assert seen["items"].tolist() == expected(ids, [[ids[0]]], 3, True)
     assert "session_id" not in seen
+    out = answer["items"][0][:2]
+    left = served.predict(pd.DataFrame({"items": rows}), params={"k": 5, "exclude_items": [*out, unknown]})
+    assert left["items"].tolist() == [
+        [item for item in listed if item not in out][:5] for listed in expected(ids, rows, 7)
+    ]
 
 
 def test_the_served_model_refuses_other_columns(store, registered):
@@ -173,6 +178,10 @@ def test_the_served_model_refuses_other_columns(store, registered):
     served = mlflow.pyfunc.load_model(f"models:/gru4rec/{version}")
     with pytest.raises(mlflow.exceptions.MlflowException, match="items"):
         served.predict(pd.DataFrame({"clicks": [[1]]}))
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        served.predict(pd.DataFrame({"items": [[100]]}), params={"k": 0})
+    with pytest.raises(mlflow.exceptions.MlflowException, match="exclude_items"):
+        served.predict(pd.DataFrame({"items": [[100]]}), params={"exclude_items": "100"})
 
 
 def test_registering_leaves_nothing_pickled_and_no_import_path_behind(store, registered, tmp_path):

@@ -36,7 +36,7 @@ def at_once(tasks) -> list:
     def run(place: int) -> None:
         try:
             found[place] = tasks[place]()
-        except GRU4RecError as error:
+        except Exception as error:  # it is looked at where all have ended
             found[place] = error
 
     threads = [threading.Thread(target=run, args=(place,)) for place in range(len(tasks))]
@@ -69,6 +69,42 @@ def test_sums_add_up_number_by_number_in_the_order_of_the_ranks(size, counts, se
         wanted = list(itertools.accumulate(part[turn] for part in given))[-1]
         for parts in found:
             assert parts[turn].tobytes() == wanted.tobytes()
+
+
+@pytest.mark.skipif(not shared_sum.AVERAGES, reason="numba is not installed")
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.integers(1, 5),
+    width=st.integers(1, CAPACITY // 2),
+    turns=st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_averages_are_means_over_those_that_have_a_part_in_a_row(size, width, turns, seed):
+    rng = np.random.default_rng(seed)
+    tables = rng.normal(0, 10, (size, 40, width)).astype(np.float32)
+    wanted = tables.copy()
+    rounds = []
+    for count in turns:
+        rows = rng.permutation(40)[:count]
+        own = rng.random((size, count)) < 0.6
+        own[rng.integers(size, size=count), np.arange(count)] = True
+        rounds.append((torch.from_numpy(rows), torch.from_numpy(own.sum(axis=0)), torch.from_numpy(own)))
+        summed = list(itertools.accumulate(np.where(own[:, :, None], wanted[:, rows], np.float32(0))))[-1]
+        wanted[:, rows] = summed / own.sum(axis=0).astype(np.float32)[:, None]
+        wanted[:, 0] *= size  # a sum in between uses the same memory
+        first = wanted[:, 0, : min(width, 9)]
+        first[:] = list(itertools.accumulate(first))[-1]
+    members = crew(size)
+
+    def worker(rank: int) -> None:
+        mine = torch.from_numpy(tables[rank])
+        for rows, counts, own in rounds:
+            members[rank].average(mine, rows, counts, own[rank])
+            mine[0] *= size
+            members[rank].add(mine[0, : min(width, 9)])
+
+    assert at_once([lambda rank=rank: worker(rank) for rank in range(size)]) == [None] * size
+    np.testing.assert_array_equal(tables, wanted)
 
 
 def test_a_worker_that_does_not_come_is_an_error_that_names_it():

@@ -1,0 +1,50 @@
+"""First-order Markov chain: what followed the current item most often in training.
+
+It is a list of successors, in which no two are equal: of those that followed as often, the one that did so first comes
+first. What never followed comes after all of them, and there ties remain.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gru4rec.evaluation.baselines.histories import transitions
+from gru4rec.evaluation.baselines.sparse import Rows, dense
+from gru4rec.sessions.prepared import Sessions
+
+
+def _successors(train: Sessions, items: int) -> Rows:
+    """Of each item its successors: the best has as many points as there are, the next one less, the last 1."""
+    before, after = transitions(train)
+    keys = before.astype(np.int64) * items + after
+    pairs, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    rows = pairs // items
+    offsets = np.searchsorted(pairs, np.arange(items + 1) * items)
+    points = np.empty(len(pairs), np.int64)
+    points[np.lexsort((first, -counts, rows))] = offsets[rows + 1] - np.arange(len(pairs))
+    return Rows(offsets, (pairs % items).astype(np.int32), points)
+
+
+def learn(train: Sessions, items: int) -> Callable[[Sessions], np.ndarray]:
+    """Scores an item by its place among the successors of the current item; what never was one scores 0."""
+    successors = _successors(train, items)
+    return lambda histories: dense(successors, histories.items[histories.offsets[1:] - 1], items)
+
+
+def above_and_level(train: Sessions, test: Sessions, items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items that score above the target of each prediction, and as much as it (itself included), [transitions] int64.
+
+    Among the successors of each current item alone, without a score for each item.
+    """
+    given, following = transitions(test)
+    offsets, successors, points = _successors(train, items)
+    rows = np.repeat(np.arange(items), np.diff(offsets))
+    pairs, wanted = rows * items + successors, given.astype(np.int64) * items + following
+    place = np.searchsorted(pairs, wanted)
+    seen = place < len(pairs)
+    seen[seen] = pairs[place[seen]] == wanted[seen]
+    above = offsets[given + 1] - offsets[given]
+    level = items - above  # items that score 0
+    above[seen] -= points[place[seen]]
+    level[seen] = 1
+    return above, level

@@ -1,0 +1,130 @@
+"""The compare job on a real MLflow store: the better version becomes the champion, others do not, and all is told."""
+
+import html.parser
+import json
+
+import mlflow
+import numpy as np
+import pytest
+from prepared_folder import prepared_folder
+
+from gru4rec import cli, config
+from gru4rec.config import Hyperparameters
+from gru4rec.evaluation.compare import compare
+from gru4rec.model.network import initialise
+from gru4rec.sessions.prepared import Sessions
+from gru4rec.tracking import folder, registry, runs
+from gru4rec.training.trainer import Trainer
+
+ITEMS = 40
+
+
+def log(seed, sessions):
+    """Sessions that mostly go from an item to the same next one."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(sessions):
+        row = [int(random.integers(ITEMS))]
+        for _ in range(random.integers(2, 7)):
+            row.append((row[-1] * 7 + 3) % ITEMS if random.random() < 0.5 else int(random.integers(ITEMS)))
+        rows.append(row)
+    return Sessions(np.cumsum([0] + [len(row) for row in rows]), np.concatenate(rows).astype(np.int32))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepared_folder(tmp_path_factory.mktemp("data") / "d", {"train": log(1, 800), "test": log(2, 300)}, ITEMS)
+
+
+@pytest.fixture
+def registered(store, data, tmp_path):
+    """Train so many epochs with a seed, and register: the version."""
+
+    def register(epochs, seed=0, fingerprint=data.fingerprint):
+        settings = Hyperparameters(layers=(20,), batch_size=16, n_sample=20, learning_rate=0.2, epochs=10, seed=seed)
+        model = initialise(settings, ITEMS)
+        trainer = Trainer(model, data.support)
+        for epoch in range(epochs):
+            trainer.train_epoch(epoch, [data.shards("train")])
+        place = str(tmp_path / "model")
+        folder.save(trainer.model, data.items, place)
+        run_id = runs.start_run(runs.connect(store), {})
+        return registry.register(run_id, place, "shop", {}, fingerprint)
+
+    return register
+
+
+def job(data, tmp_path, *versions, **given):
+    arguments = {"models": [f"models:/shop/{version}" for version in versions], "data": data.folder, "threads": 1}
+    return compare(cli.check(config.Compare, {**arguments, "report": str(tmp_path / "page.html"), **given}))
+
+
+def aliases():
+    found = mlflow.MlflowClient().get_registered_model("shop").aliases
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def test_the_better_version_becomes_champion_and_nothing_else_does(store, data, registered, tmp_path, capsys):
+    poor, good, again = registered(1), registered(8), registered(8, seed=5)
+    first = job(data, tmp_path, poor, baselines=["markov", "pop"])
+    assert "would be promoted (dry run" in capsys.readouterr().err
+    assert not first["promoted"]
+    assert aliases() == {}
+    assert job(data, tmp_path, poor, promote=True)["promoted"]
+    assert aliases() == {"champion": poor}
+
+    found = job(data, tmp_path, good, poor, promote=True, baselines=["markov"])
+    assert found["promoted"]
+    assert (found["winner"], found["champion"]) == (f"shop/{good}", f"shop/{poor}")
+    assert aliases() == {"champion": good, "previous": poor}
+    client = mlflow.MlflowClient()
+    kept = client.get_model_version("shop", good)
+    assert kept.tags["compare.decision"] == "promoted to champion"
+    assert kept.tags["compare.data_fingerprint"] == data.fingerprint
+    assert found["reasons"][0] in kept.description
+    assert client.get_model_version("shop", poor).tags["compare.decision"].startswith("replaced as champion by version")
+
+    found = job(data, tmp_path, good, again, promote=True)
+    assert not found["promoted"]
+    assert "champion" in found["reasons"][0]
+    assert aliases() == {"champion": good, "previous": poor, "challenger": again}
+    assert client.get_model_version("shop", again).tags["compare.decision"] == "not promoted"
+
+
+def test_what_is_recorded_and_shown(store, data, registered, tmp_path, capsys):
+    poor, good = registered(1), registered(6)
+    found = job(data, tmp_path, poor, good, baselines=["markov"])
+    markov = found["metrics"]["markov"]["mrr_at_20"]
+    low, high = found["intervals"]["markov"]["mrr_at_20"]
+    assert low < markov < high
+    client = mlflow.MlflowClient()
+    run = client.get_run(found["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["markov/mrr_at_20"] == pytest.approx(markov)
+    assert run.data.metrics[f"shop/{good}/coverage_at_20"] > 0.5
+    names = {entry.path for entry in client.list_artifacts(found["run_id"])}
+    assert names == {"comparison.json", "page.html"}
+    logged = mlflow.get_logged_model(client.get_model_version("shop", good).source.removeprefix("models:/"))
+    measured = {metric.key: metric for metric in logged.metrics}
+    assert measured["compare/mrr_at_20"].value == pytest.approx(found["metrics"][f"shop/{good}"]["mrr_at_20"])
+    assert measured["compare/mrr_at_20"].dataset_digest == data.fingerprint[:36]
+    text = (tmp_path / "page.html").read_text()
+    html.parser.HTMLParser().feed(text)
+    assert f"shop/{good}" in text
+    assert "By session length" in text
+    assert "<script" not in text
+    assert f"shop/{good}" in capsys.readouterr().err
+    json.dumps(found)
+
+
+def test_what_is_refused(store, data, registered, tmp_path):
+    poor, elsewhere = registered(1), registered(6, fingerprint="of another folder")
+    assert job(data, tmp_path, poor, promote=True)["promoted"]
+    found = job(data, tmp_path, poor, elsewhere, promote=True)
+    assert not found["promoted"]
+    assert "was trained and evaluated on other data (of another f)" in found["reasons"][-1]
+    arguments = ["--data", data.folder, "--report", "", "--models"]
+    assert cli.run(config.Compare, compare, [*arguments, f"models:/shop/{elsewhere}"]) == 2  # without the champion
+    assert cli.run(config.Compare, compare, [*arguments, f"models:/shop/{poor}", "models:/shop@champion"]) == 2
+    assert cli.run(config.Compare, compare, [*arguments, "models:/shop/99"]) == 2
+    assert aliases()["champion"] == poor
