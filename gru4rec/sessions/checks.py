@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gru4rec import storage
 from gru4rec.errors import GRU4RecError
-from gru4rec.sessions import layout, report, write
+from gru4rec.sessions import clean, layout, report, write
 from gru4rec.sessions.catalogue import is_integer, is_text
 from gru4rec.sessions.digest import digest
 from gru4rec.sessions.prepared import ITEMS, LEFT_OUT, REJECTED, SPLITS
@@ -268,9 +267,8 @@ def _rows(name: str, wrong: np.ndarray, what: str, of: np.ndarray | None = None)
 
 
 def _hashes(ids: pa.ChunkedArray, parts: int) -> list[np.ndarray]:
-    """64-bit hashes of ids, by partition; equal ids have equal hashes, and numbers have no other equal ones."""
-    values = ids.to_numpy() if is_integer(ids.type) else ids.to_pandas().to_numpy()
-    hashes = pd.util.hash_array(values, categorize=False)
+    """Hashes of ids, by partition."""
+    hashes = clean.hashes(ids)
     if parts == 1:
         return [hashes]
     part = hashes % np.uint64(parts)

@@ -28,6 +28,7 @@ What is taken away, in this order; steps 1, 2 and 5 only where asked for:
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -197,8 +198,8 @@ def typed(sessions: pa.Table, rules: Rules) -> pa.Table:
 
 
 def are_integers(ids: pa.ChunkedArray) -> bool:
-    """Whether ids are integers, or in text, see `integers`, and there is at least one."""
-    return pa.types.is_integer(ids.type) or (len(ids) > 0 and integers(ids) is not None)
+    """Whether all ids are integers, or such in text, see `integers`."""
+    return pa.types.is_integer(ids.type) or integers(ids) is not None
 
 
 def integers(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
@@ -210,6 +211,15 @@ def integers(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
     except pa.ArrowInvalid:
         return None
     return None if pc.any(pc.not_equal(found.cast(pa.string()), ids)).as_py() else found
+
+
+def hashes(ids: pa.ChunkedArray) -> np.ndarray:
+    """64-bit hashes of ids, [ids] uint64; equal ids have equal hashes, and numbers have no other equal ones."""
+    if pa.types.is_integer(ids.type):
+        return pd.util.hash_array(ids.to_numpy(), categorize=False)
+    encoded = _chunk(ids).dictionary_encode()  # text is slow to hash, and a session's id stands at all its clicks
+    texts = encoded.dictionary.to_pandas().to_numpy(object)
+    return pd.util.hash_array(texts, categorize=False)[encoded.indices.to_numpy()]
 
 
 def split_of(log: np.ndarray, moment: np.ndarray, rules: Rules) -> np.ndarray:

@@ -1,9 +1,7 @@
-"""The files of click logs → sessions as a Ray dataset, one partition a block, and the rows that cannot be
-read.
-"""
+"""The files of click logs → sessions, one Ray object a partition, and the rows that cannot be read."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +34,8 @@ Entry = dict[str, Any]
 
 def sessions_of(
     settings: config.Prepare, form: formats.Format, files: list[sources.Source], staging: str
-) -> tuple[Any, Entry]:
-    """(sessions as a materialised Ray dataset, what the reading tasks noted)."""
+) -> tuple[list[Any], Entry]:
+    """(sessions as Ray objects, one table a partition; what the reading tasks noted)."""
     reads = sources.pieces(files)
     storage.make_folder(storage.join(staging, _NOTES))
     size = sum(source.size for source in files)
@@ -54,21 +52,20 @@ def sessions_of(
 
 
 def _seem_integers(files: list[sources.Source], form: formats.Format) -> list[bool]:
-    """Whether session and item ids are taken for integers while they are read, judging by the beginning of the log.
-
-    Only where files are text, or hold such integers: numbers are smaller and faster than text to hand on, and to
-    compare. Where that turns out wrong, the log is read again.
+    """Whether session and item ids are handed on as integers though they are read as text, judging by the beginning of
+    the first text: numbers are smaller than text, and sooner compared. Where that turns out wrong, all is read again.
     """
+    types = sources.carried_types(files)
     first = next((source for source in files if source.rows and source.separator), None)
     if first is None:
         return [False, False]
-    may = [all(source.id_types[place] in (None, pa.int64()) for source in files) for place in range(len(_IDS))]
     try:
-        head = reading.read(sources.Piece(first, 0, min(first.size, _HEAD)), form, [pa.string()] * len(_IDS)).clicks
+        head = reading.read(sources.Piece(first, 0, min(first.size, _HEAD)), form, types).clicks
     except (OSError, pa.ArrowException):  # reading all of it will say so
         return [False, False]
-    users = form.gap > 0  # the id of a session is made from the user's, as text
-    return [may[place] and name in _IDS[users:] and clean.are_integers(head[name]) for place, name in enumerate(_IDS)]
+    may = [kind == pa.string() and may for kind, may in zip(types, sources.may_be_integers(files), strict=True)]
+    may[0] &= not form.gap  # the id of a session is made from the user's, as text
+    return [wanted and clean.are_integers(head[name]) for name, wanted in zip(_IDS, may, strict=True)]
 
 
 def _put_together(
@@ -78,37 +75,46 @@ def _put_together(
     reads: list[list[sources.Piece]],
     staging: str,
     early: list[bool],
-) -> Any:
-    """Sessions as a materialised Ray dataset; `early`: ids to be handed on as integers."""
-    import ray.data
+) -> list[Any]:
+    """Sessions as Ray objects, one table a partition; `early`: ids to be handed on as integers.
+
+    Not a shuffle of Ray Data: a task hands on its clicks by partition at once, so that they are kept and copied once.
+    """
+    import ray
 
     count = settings.partitions or max(1, -(-sum(source.weight for source in files) // PARTITION_BYTES))
-    task = functools.partial(
-        _read, reads=reads, form=form, types=sources.carried_types(files), staging=staging, early=early
-    )
-    context = ray.data.DataContext.get_current()
-    # Each task hands on its clicks as soon as it has them; by default the shuffle waits for 1 GiB, and packs them.
-    context.shuffle_input_batch_bytes, context.shuffle_compression = 0, "none"
-    clicks = ray.data.from_items([{"read": i} for i in range(len(reads))], override_num_blocks=len(reads))
-    whole = {"batch_size": None, "batch_format": "pyarrow"}  # a batch is a block, as it is
-    if count == 1 and len(reads) == 1:
-        sessions = clicks.map_batches(lambda batch: clean.sessionise(task(batch), form.gap), **whole)
-    else:
-        clicks = clicks.map_batches(task, **whole)
-        # One block is one partition: repartitioning by keys does not cut its blocks.
-        clicks = clicks.repartition(count, keys=["session"]) if count > 1 else clicks.repartition(1)
-        sessions = clicks.map_batches(functools.partial(clean.sessionise, gap=form.gap), **whole)
-    return sessions.materialize()
+    types = sources.carried_types(files)
+    task = ray.put(functools.partial(_read, reads=reads, form=form, types=types, staging=staging, early=early))
+    read = ray.remote(_by_partition).options(num_returns=count)
+    found = [read.remote(number, task, count) for number in range(len(reads))]
+    parts = [[one] for one in found] if count == 1 else found
+    together = ray.remote(_together).options(num_returns=2)
+    sessions = [together.remote(form.gap, *[part[place] for part in parts]) for place in range(count)]
+    del found, parts  # so that clicks go as soon as they are put together
+    ray.get([count for _, count in sessions])
+    return [table for table, _ in sessions]
+
+
+def _by_partition(number: int, read: Callable[[pa.Table], pa.Table], count: int) -> pa.Table | list[pa.Table]:
+    """Task: the clicks of a read, those of each partition; all clicks of a session are in the same."""
+    clicks = read(pa.table({"read": [number]}))
+    if count == 1:
+        return clicks
+    clicks = clicks.combine_chunks()
+    partition = (clean.hashes(clicks["session"]) % np.uint64(count)).astype(np.min_scalar_type(count))
+    order, ends = np.argsort(partition, kind="stable"), np.cumsum(np.bincount(partition, minlength=count))
+    return [clicks.take(pa.array(rows)) for rows in np.split(order, ends[:-1])]
+
+
+def _together(gap: int, *parts: pa.Table) -> tuple[pa.Table, int]:
+    """Task: the sessions of a partition, and how many they are."""
+    sessions = clean.sessionise(pa.concat_tables(parts), gap)
+    return sessions, sessions.num_rows
 
 
 def forget(staging: str) -> None:
     """Delete what the reading tasks left; they must be at their end, and no more data asked of them."""
     storage.remove_folder(storage.join(staging, _NOTES))
-
-
-def no_sessions(files: list[sources.Source], form: formats.Format) -> pa.Table:
-    """What a partition without clicks is put together to."""
-    return clean.sessionise(reading.schema(sources.carried_types(files), form).empty_table())
 
 
 def _read(

@@ -6,7 +6,7 @@ nothing is kept between passes and each is a pure function of a partition and th
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from gru4rec import config
 from gru4rec.errors import InputError
-from gru4rec.sessions import clean, formats, ingest, layout, sources
+from gru4rec.sessions import clean, formats, layout, sources
 from gru4rec.sessions.clean import NEVER, TRAIN, Rules
 from gru4rec.sessions.prepared import SPLITS
 from gru4rec.sessions.report import step
@@ -25,10 +25,19 @@ DAY = 86_400_000  # ms
 Entry = dict[str, Any]
 
 
-def _each(sessions: Any, task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
-    """What `task` makes of each block of sessions: small tables, whichever is ready first."""
-    found = sessions.map_batches(task, batch_size=None, batch_format="pyarrow")
-    yield from found.iter_batches(batch_size=None, batch_format="pyarrow")
+def _each(sessions: Sequence[Any], task: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
+    """What `task` makes of each partition of sessions: small tables, whichever is ready first."""
+    import ray
+
+    run, stored = ray.remote(_run), ray.put(task)
+    left = [run.remote(stored, partition) for partition in sessions]
+    while left:
+        ready, left = ray.wait(left)
+        yield ray.get(ready[0])
+
+
+def _run(task: Callable[[pa.Table], pa.Table], sessions: pa.Table) -> pa.Table:
+    return task(sessions)
 
 
 def first_rules(
@@ -74,7 +83,7 @@ def _lengths(sessions: pa.Table, rules: Rules, may_be_integers: list[bool]) -> p
 
 
 def lengths_and_split(
-    sessions: Any,
+    sessions: Sequence[Any],
     rules: Rules,
     settings: config.Prepare,
     form: formats.Format,
@@ -87,8 +96,7 @@ def lengths_and_split(
     """
     may = sources.may_be_integers(files)
     parts = list(_each(sessions, functools.partial(_lengths, rules=rules, may_be_integers=may)))
-    # Ray hands on no empty table: without a single click there is no part.
-    found = pa.concat_tables(parts or [_lengths(ingest.no_sessions(files, form), rules, may)])
+    found = pa.concat_tables(parts)
     total = {name: int(pc.sum(found[name]).as_py()) for name in found.column_names[:10]}
     notes["sessions"], notes["doubles"] = total["sessions"], total["duplicates"] + total["repeats"]
     steps = []
@@ -141,14 +149,12 @@ def _support(sessions: pa.Table, rules: Rules) -> pa.Table:
     return clean.support(clean.supported(clean.kept(sessions, rules), rules))
 
 
-def enough_support(sessions: Any, rules: Rules, settings: config.Prepare) -> Rules:
+def enough_support(sessions: Sequence[Any], rules: Rules, settings: config.Prepare) -> Rules:
     """The rules with the items that have enough clicks in the training split: counted once, or (fixpoint) again after
     rare items and then sessions too short have gone, until all that are left have enough.
     """
     while True:
         parts = list(_each(sessions, functools.partial(_support, rules=rules)))
-        if not parts:  # no training session: Ray hands on no empty table
-            return rules
         counts = clean.merged_support(parts)
         enough = pc.greater_equal(counts["support"], settings.min_item_support)
         if rules.known is not None:
@@ -194,7 +200,7 @@ def _columns(table: pa.Table) -> Iterator[tuple[str, pa.Array]]:
 
 
 def first_clicks(
-    sessions: Any, rules: Rules, window: tuple[int, int], steps: list[Entry], settings: config.Prepare
+    sessions: Sequence[Any], rules: Rules, window: tuple[int, int], steps: list[Entry], settings: config.Prepare
 ) -> tuple[pa.Table, Entry, np.ndarray]:
     """(first click of every item in order of the index, totals, clicks [splits, BINS] by start)."""
     firsts, counts = None, np.zeros(len(SPLITS), np.int64)

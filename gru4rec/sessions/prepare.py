@@ -1,4 +1,4 @@
-"""Click logs → the prepared folder, on Ray Data.
+"""Click logs → the prepared folder, by Ray tasks.
 
 Files are read in pieces by tasks, clicks are hashed by session into partitions, and each partition is put
 together in one vectorised pass (`ingest`). What later steps need to know of all partitions, the last time,

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def write_items(firsts: pa.Table, staging: str) -> None:
 
 
 def write_splits(
-    sessions: Any,
+    sessions: Sequence[Any],
     rules: Rules,
     firsts: pa.Table,
     bins: np.ndarray,
@@ -99,13 +100,10 @@ def write_splits(
     shards = layout.allot(by_file, wanted[TRAIN])
     files = [(split, number) for split, cuts in enumerate(edges) for number in range(len(cuts) + 1)]
     report.say(f"writing {int(totals['clicks'].sum())} clicks")
-    # Not a shuffle of Ray Data: that would hash the files' numbers, and give some tasks several files and others none.
     place = ray.remote(_place).options(num_returns=len(files))
     item_ids = ray.put(firsts["item"].combine_chunks())
     shortest = max(2, settings.min_session_length)
-    placed = [
-        place.remote(block, rules, item_ids, edges, window, shortest, staging) for block in sessions.to_arrow_refs()
-    ]
+    placed = [place.remote(block, rules, item_ids, edges, window, shortest, staging) for block in sessions]
     out = ray.remote(_write_file)
     rows: list[Entry] = ray.get(
         [

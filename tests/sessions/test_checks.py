@@ -9,7 +9,7 @@ import pytest
 from prepared_folder import prepared_folder
 
 from gru4rec.errors import GRU4RecError
-from gru4rec.sessions import checks, layout, write
+from gru4rec.sessions import checks, clean, layout, write
 from gru4rec.sessions.digest import digest
 from gru4rec.sessions.prepared import Sessions
 
@@ -271,7 +271,7 @@ class TestOnce:
             folder.check()
 
     def test_ids_with_one_hash_are_no_fault(self, folder, of_kind, monkeypatch):
-        monkeypatch.setattr(checks.pd.util, "hash_array", lambda values, categorize: np.zeros(len(values), np.uint64))
+        monkeypatch.setattr(clean.pd.util, "hash_array", lambda values, categorize: np.zeros(len(values), np.uint64))
         folder.check()
 
 
