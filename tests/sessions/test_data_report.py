@@ -200,7 +200,8 @@ class TestCounts:
                 data_counts.count(folder)
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-        assert peaks[1] < 1.5 * peaks[0]
+        # What other threads of this process allocate meanwhile counts too; 20,000 sessions more would take above 1 MB.
+        assert peaks[1] < peaks[0] + 200_000
 
     def test_a_damaged_file_is_named(self, prepared):
         with open(prepared.files("train")[1], "r+b") as file:
