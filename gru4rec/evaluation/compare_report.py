@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gru4rec.evaluation import per_session
-from gru4rec.evaluation.baselines.histories import places
+from gru4rec.evaluation.histories import places
 from gru4rec.page import NUMBER, RAW, TEXT, Row, escaped, figure, svg, table
 from gru4rec.page import page as whole_page
 from gru4rec.sessions.prepared import Prepared, Sessions

@@ -16,7 +16,7 @@ from simple_log import simple_log
 from gru4rec import config
 from gru4rec.evaluation import baselines
 from gru4rec.evaluation.baselines import bpr_mf, item_knn, v_sknn
-from gru4rec.evaluation.baselines.histories import histories, places
+from gru4rec.evaluation.histories import histories, places
 from gru4rec.sessions import simulate
 from gru4rec.sessions.prepared import Sessions, concatenate
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from gru4rec.evaluation import metrics
 from gru4rec.evaluation.baselines import bpr_mf, item_knn, markov, pop, s_pop, v_sknn
-from gru4rec.evaluation.baselines.histories import histories, places, transitions
+from gru4rec.evaluation.histories import histories, transitions
 from gru4rec.evaluation.metrics import RankingMetrics, Ties
+from gru4rec.evaluation.relevance import Relevant, next_click
 from gru4rec.scoring.topk import top_k
 from gru4rec.sessions.prepared import Sessions
 
-__all__ = ["NAMES", "QUICK", "Scorer", "best_items", "evaluate", "learn", "ranks", "ranks_of", "transitions"]
+__all__ = ["NAMES", "QUICK", "Scorer", "best_items", "counted", "evaluate", "learn", "ranks", "ranks_of", "transitions"]
 
 Scorer = Callable[[Sessions], np.ndarray]
 """From histories of a click or more to the scores of all items, [B, V] float32, finite."""
@@ -34,7 +35,7 @@ _LEARN: dict[str, Callable[[Sessions, int], Scorer]] = {
     "v-sknn": v_sknn.learn,
 }
 # Ranks that follow from counts, without a score for every item: seconds where catalogue and test set are large.
-_COUNTED = {"pop": pop.above_and_level, "markov": markov.above_and_level}
+_COUNTED = {"pop": pop.counted, "markov": markov.counted}
 
 NAMES = tuple(_LEARN)
 QUICK = tuple(_COUNTED)
@@ -54,30 +55,54 @@ def learn(name: str, train: Sessions, items: int) -> Scorer:
 
 
 def ranks_of(
-    scorer: Scorer, test: Sessions, items: int, ties: Ties = "conservative", scores_at_once: int = SCORES_AT_ONCE
+    scorer: Scorer,
+    test: Sessions,
+    items: int,
+    ties: Ties = "conservative",
+    scores_at_once: int = SCORES_AT_ONCE,
+    relevant: Relevant | None = None,
 ) -> Tensor:
-    """Rank of each next click of `test` among all V `items`, [transitions] float64, in the order of `transitions`.
+    """Rank of each relevant item (by default: of each next click) of `test` among all V `items`, [R] float64, in their
+    order.
 
     Works in blocks of about `scores_at_once` scores, which bound its memory and do not change the ranks (but where two
     scores of bpr-mf differ by a rounding error: a matrix product of another shape may round otherwise).
     """
-    at = places(test)
-    targets = torch.from_numpy(test.items[at + 1].astype(np.int64))
-    found = torch.empty(len(at), dtype=torch.float64)
+    at, of, wanted = relevant or next_click(test)
+    found = torch.empty(len(of), dtype=torch.float64)
     rows_at_once = max(1, scores_at_once // items)
     for first in range(0, len(at), rows_at_once):
-        part = slice(first, first + rows_at_once)
-        scores = torch.from_numpy(scorer(histories(test, at[part])))
-        found[part] = metrics.ranks(scores, targets[part], ties).double()
+        scores = torch.from_numpy(scorer(histories(test, at[first : first + rows_at_once])))
+        start, end = np.searchsorted(of, [first, first + len(scores)])
+        for low in range(start, end, rows_at_once):
+            part = slice(low, min(low + rows_at_once, end))
+            rows, targets = torch.from_numpy(of[part] - first), torch.from_numpy(wanted[part].astype(np.int64))
+            given = scores if relevant is None else scores[rows]
+            found[part] = metrics.ranks(given, targets, ties).double()
     return found
+
+
+def counted(name: str, train: Sessions, items: int) -> Callable[[Sessions, Ties], np.ndarray] | None:
+    """From sessions to the rank of each next click, [transitions] float64, by counts alone; None for a baseline that
+    has to score all items.
+    """
+    if name not in _COUNTED:
+        return None
+    above_and_level = _COUNTED[name](train, items)
+
+    def ranks(test: Sessions, ties: Ties) -> np.ndarray:
+        above, level = (part.astype(np.float64) for part in above_and_level(test))
+        return {"standard": above + 1, "conservative": above + level, "median": above + (level + 1) / 2}[ties]
+
+    return ranks
 
 
 def ranks(name: str, train: Sessions, test: Sessions, items: int, ties: Ties = "conservative") -> Tensor:
     """Learn a baseline from `train`, and rank each next click of `test` among all `items`: as `ranks_of`."""
-    if name not in _COUNTED:
+    quick = counted(name, train, items)
+    if quick is None:
         return ranks_of(learn(name, train, items), test, items, ties)
-    above, level = (torch.from_numpy(part).double() for part in _COUNTED[name](train, test, items))
-    return {"standard": above + 1, "conservative": above + level, "median": above + (level + 1) / 2}[ties]
+    return torch.from_numpy(quick(test, ties))
 
 
 def evaluate(

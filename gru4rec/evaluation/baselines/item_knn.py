@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gru4rec.evaluation.baselines.sparse import Rows, count_pairs, dense, distinct, parts, spans
+from gru4rec.evaluation.baselines.sparse import Rows, count_pairs, dense, distinct, parts
+from gru4rec.evaluation.histories import spans
 from gru4rec.sessions.prepared import Sessions
 
 

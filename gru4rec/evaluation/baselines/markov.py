@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gru4rec.evaluation.baselines.histories import transitions
 from gru4rec.evaluation.baselines.sparse import Rows, dense
+from gru4rec.evaluation.histories import transitions
 from gru4rec.sessions.prepared import Sessions
 
 
@@ -31,20 +31,25 @@ def learn(train: Sessions, items: int) -> Callable[[Sessions], np.ndarray]:
     return lambda histories: dense(successors, histories.items[histories.offsets[1:] - 1], items)
 
 
-def above_and_level(train: Sessions, test: Sessions, items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items that score above the target of each prediction, and as much as it (itself included), [transitions] int64.
+def counted(train: Sessions, items: int) -> Callable[[Sessions], tuple[np.ndarray, np.ndarray]]:
+    """From sessions to the items that score above the target of each prediction, and as much as it (itself included):
+    [transitions] int64 each.
 
     Among the successors of each current item alone, without a score for each item.
     """
-    given, following = transitions(test)
     offsets, successors, points = _successors(train, items)
-    rows = np.repeat(np.arange(items), np.diff(offsets))
-    pairs, wanted = rows * items + successors, given.astype(np.int64) * items + following
-    place = np.searchsorted(pairs, wanted)
-    seen = place < len(pairs)
-    seen[seen] = pairs[place[seen]] == wanted[seen]
-    above = offsets[given + 1] - offsets[given]
-    level = items - above  # items that score 0
-    above[seen] -= points[place[seen]]
-    level[seen] = 1
-    return above, level
+    pairs = np.repeat(np.arange(items), np.diff(offsets)) * items + successors
+
+    def above_and_level(test: Sessions) -> tuple[np.ndarray, np.ndarray]:
+        given, following = transitions(test)
+        wanted = given.astype(np.int64) * items + following
+        place = np.searchsorted(pairs, wanted)
+        seen = place < len(pairs)
+        seen[seen] = pairs[place[seen]] == wanted[seen]
+        above = offsets[given + 1] - offsets[given]
+        level = items - above  # items that score 0
+        above[seen] -= points[place[seen]]
+        level[seen] = 1
+        return above, level
+
+    return above_and_level

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gru4rec.evaluation.baselines.histories import transitions
+from gru4rec.evaluation.histories import transitions
 from gru4rec.sessions.prepared import Sessions
 
 
@@ -24,14 +24,18 @@ def learn(train: Sessions, items: int) -> Callable[[Sessions], np.ndarray]:
     return lambda histories: np.tile(scores, (histories.count, 1))
 
 
-def above_and_level(train: Sessions, test: Sessions, items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Items that score above the target of each prediction, and as much as it (itself included), [transitions] int64.
+def counted(train: Sessions, items: int) -> Callable[[Sessions], tuple[np.ndarray, np.ndarray]]:
+    """From sessions to the items that score above the target of each prediction, and as much as it (itself included):
+    [transitions] int64 each.
 
     From the sorted supports, without a score for each item.
     """
-    _, following = transitions(test)
     support = np.bincount(train.items, minlength=items)
     ordered = np.sort(support)
-    own = support[following]
-    after = np.searchsorted(ordered, own, side="right")
-    return items - after, after - np.searchsorted(ordered, own, side="left")
+
+    def above_and_level(test: Sessions) -> tuple[np.ndarray, np.ndarray]:
+        own = support[transitions(test)[1]]
+        after = np.searchsorted(ordered, own, side="right")
+        return items - after, after - np.searchsorted(ordered, own, side="left")
+
+    return above_and_level

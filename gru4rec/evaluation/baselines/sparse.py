@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gru4rec.evaluation.histories import spans
 from gru4rec.sessions.prepared import Sessions
 
 AT_ONCE = 8_000_000  # entries of an intermediate result (64 MB as int64)
@@ -16,12 +17,6 @@ class Rows(NamedTuple):
     offsets: np.ndarray  # [rows + 1] int64
     columns: np.ndarray  # [entries] int32, ascending within a row
     values: np.ndarray  # [entries]
-
-
-def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """starts[i], starts[i] + 1, …, starts[i] + lengths[i] − 1 of each i, end to end, int64."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
 
 
 def parts(costs: np.ndarray, most: int = AT_ONCE) -> Iterator[slice]:

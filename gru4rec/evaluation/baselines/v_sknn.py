@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gru4rec.evaluation.baselines.sparse import distinct, parts, spans
+from gru4rec.evaluation.baselines.sparse import distinct, parts
+from gru4rec.evaluation.histories import spans
 from gru4rec.sessions.prepared import Sessions
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from gru4rec.evaluation.baselines.sparse import spans
 from gru4rec.sessions.prepared import Sessions
 
 
@@ -25,3 +24,9 @@ def histories(sessions: Sessions, at: np.ndarray) -> Sessions:
     starts = sessions.offsets[np.searchsorted(sessions.offsets, at, side="right") - 1]
     lengths = at + 1 - starts
     return Sessions(np.concatenate([[0], np.cumsum(lengths)]), sessions.items[spans(starts, lengths)])
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """starts[i], starts[i] + 1, …, starts[i] + lengths[i] − 1 of each i, end to end, int64."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
