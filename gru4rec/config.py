@@ -439,9 +439,18 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
         return (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
 
 
+def _measuring_workers() -> Any:
+    return setting(
+        0,
+        "Ray tasks that measure at a time; 0: this process alone for what takes it up to a minute or so, else as many "
+        "as the cluster has room for. The figures are the same.",
+        ge=0,
+    )
+
+
 @dataclass(frozen=True)
 class Evaluate(Tracking, Common):
-    """Rank the whole catalogue at every prediction of a split, and report Recall, MRR and NDCG."""
+    """Rank the whole catalogue at every prediction of a split, and report metrics with intervals."""
 
     model: str = setting("", "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     data: str = setting(REQUIRED, "Prepared folder.")
@@ -456,8 +465,21 @@ class Evaluate(Tracking, Common):
         "conservative",
         "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
     )
-    cutoffs: tuple[int, ...] = setting((1, 5, 10, 20), "Cut-offs of the metrics.", min_length=1)
-    threads: int = setting(0, "CPU threads; 0: all.", ge=0)
+    relevant: Literal["next", "rest"] = setting(
+        "next", "What is to be predicted: the next click, or every item that the session still clicks (rest)."
+    )
+    cutoffs: tuple[int, ...] = setting(
+        (1, 5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1
+    )
+    out: str = setting("", "Folder for what each session gave, as Parquet, a folder a model; empty: none.")
+    report: str = setting("", "Report, an HTML page; empty: with the MLflow run alone.")
+    workers: int = _measuring_workers()
+    gpus_per_worker: float = setting(0.0, "GPUs (also fractions) of a worker.", ge=0)
+    threads: int = setting(0, "CPU threads of this process; 0: all. A worker has one.", ge=0)
+
+    def __post_init__(self) -> None:
+        if min(self.cutoffs) < 1:
+            raise ValueError(f"--cutoffs: must be at least 1, got {min(self.cutoffs)}")
 
 
 @dataclass(frozen=True)
@@ -497,7 +519,8 @@ class Compare(Tracking, Common):
     max_latency_ms: float = setting(0.0, "Guard: highest median time of one session's list, ms; 0: none.", ge=0)
     max_model_mb: float = setting(0.0, "Guard: largest model folder, MB; 0: none.", ge=0)
     report: str = setting("comparison.html", "Report, an HTML page; empty: none.")
-    threads: int = setting(0, "CPU threads; 0: all.", ge=0)
+    workers: int = _measuring_workers()
+    threads: int = setting(0, "CPU threads of this process; 0: all. A worker has one.", ge=0)
 
 
 @dataclass(frozen=True)

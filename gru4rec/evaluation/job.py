@@ -1,64 +1,170 @@
-"""The evaluate job: a model and baselines on one split, in a table and as a result."""
+"""The evaluate job: a model and baselines on one split; a table, a page, an MLflow run, and what each session gave."""
 
+import contextlib
+import uuid
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from rich.console import Console
 
+from gru4rec import storage
 from gru4rec.config import Evaluate
 from gru4rec.errors import InputError
-from gru4rec.evaluation import baselines, ranking
-from gru4rec.evaluation.metrics import RankingMetrics
+from gru4rec.evaluation import contenders, measure, pages, pieces
+from gru4rec.evaluation.contenders import Opened
+from gru4rec.evaluation.measure import Question, Workers
+from gru4rec.evaluation.relevance import METRICS
 from gru4rec.evaluation.report import comparison
-from gru4rec.scoring.recommend import select
-from gru4rec.sessions.catalogue import catalogue, encoder
-from gru4rec.sessions.prepared import Prepared, Sessions
-from gru4rec.tracking import folder, registry
+from gru4rec.evaluation.tally import Total, intervals
+from gru4rec.sessions.prepared import Prepared
+from gru4rec.tracking import registry, runs
+
+RESULT = "evaluation.json"
+PAGE = "evaluation.html"
 
 
 def evaluate(settings: Evaluate) -> dict[str, Any]:
-    """Run the job. Clicks on items that the model does not know are dropped and counted, as in prepare."""
+    """Run the job. What a model does not know counts against it, and is counted.
+
+    Raises InputError where there is nothing to evaluate or to predict, and for an `out` that holds something else.
+    """
     if not settings.model and not settings.baselines:
         raise InputError("nothing to evaluate: give --model, --baselines, or both")
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     prepared = Prepared(settings.data)
-    sessions = prepared.read(settings.split)
-    found: dict[str, RankingMetrics] = {}
-    result: dict[str, Any] = {"split": settings.split, "ties": settings.ties, "unknown_clicks": 0}
+    if not prepared.summary["splits"][settings.split]["transitions"]:
+        raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
+    if settings.out and not storage.free_for(settings.out, RESULT):
+        raise InputError(f"--out {storage.shown(settings.out)}: holds something else; name a new folder")
+    cut = pieces.cut(prepared, settings.split)
+    opened: list[Opened] = []
     if settings.model:
-        uri, version = registry.resolve(settings.model, settings.tracking_uri)
-        loaded = folder.load(registry.fetch(uri, settings.tracking_uri))
-        known, unknown = _in_catalogue(sessions, prepared, loaded)
-        result |= {"model_version": version, "unknown_clicks": unknown}
-        found[uri] = ranking.evaluate(loaded.model, known, settings.cutoffs, settings.ties)
-    if settings.baselines:
-        train = prepared.read("train")
-        for name in settings.baselines:
-            found[name] = baselines.evaluate(
-                name, train, sessions, len(prepared.items), settings.cutoffs, settings.ties
+        uri, _ = registry.resolve(settings.model, settings.tracking_uri)
+        opened.append(contenders.model(uri, prepared, settings.tracking_uri, label=storage.shown(uri)))
+    opened += [contenders.baseline(name, prepared) for name in settings.baselines]
+    staging = storage.beside(storage.absolute(settings.out), f".{uuid.uuid4().hex[:8]}.staging") if settings.out else ""
+    asked = measure.question(
+        prepared, settings.split, cut, settings.cutoffs, settings.relevant, settings.ties, out=staging
+    )
+    workers = Workers(settings.workers, settings.gpus_per_worker)
+    try:
+        totals = measure.measure(
+            [one.contender for one in opened], asked, cut, workers, console.print, settings.verbose
+        )
+        result = _result(settings, prepared, opened, asked, totals)
+        if staging:
+            storage.write_json(storage.join(staging, RESULT), result | {"breakdowns": breakdowns(asked, totals)})
+            storage.publish(staging, storage.absolute(settings.out), RESULT)
+    except BaseException:
+        if staging:
+            with contextlib.suppress(OSError):
+                storage.remove_folder(staging)
+        raise
+    title = f"{settings.split} split, {result['predictions']:,} predictions, {settings.ties} ties, 95 % intervals"
+    console.print(comparison(title, _shown(settings, result["metrics"]), result["intervals"]))
+    _say_unknown(console, result)
+    result["run_id"] = _record(settings, prepared, opened, asked, totals, result)
+    return result
+
+
+def _result(
+    settings: Evaluate, prepared: Prepared, opened: list[Opened], asked: Question, totals: dict[str, Total]
+) -> dict[str, Any]:
+    cutoffs = sorted({*settings.cutoffs, 20})  # 20 is what the page and other jobs go by
+    first = next(iter(totals.values()))
+    metrics = {label: total.metrics(cutoffs) for label, total in totals.items()}
+    keys = [f"{name}_at_{k}" for k in cutoffs for name in METRICS]
+    return {
+        "split": settings.split,
+        "ties": settings.ties,
+        "relevant": settings.relevant,
+        "predictions": first.predictions,
+        "sessions": first.sessions,
+        "data_fingerprint": prepared.fingerprint,
+        "model_version": opened[0].about.version or None,
+        "metrics": metrics,
+        "intervals": intervals(totals, keys),
+        "unknown": {label: total.unknown for label, total in totals.items()},
+        "unstarted": {label: total.unstarted for label, total in totals.items()},
+        **({"out": storage.shown(settings.out)} if settings.out else {}),
+    }
+
+
+def _shown(settings: Evaluate, metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Without what says the same twice: with one relevant item, hit rate is Recall and MAP is MRR."""
+    doubled = ("map_at_", "hit_rate_at_") if settings.relevant == "next" else ()
+    return {
+        label: {key: value for key, value in of.items() if not key.startswith(doubled)} for label, of in metrics.items()
+    }
+
+
+def breakdowns(asked: Question, totals: dict[str, Total]) -> dict[str, list[dict[str, Any]]]:
+    """Metrics at 20 by class of each breakdown: class, predictions, and `LABEL` with recall and mrr."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    first = 0
+    counts = next(iter(totals.values())).class_counts
+    by_class = {
+        label: {key: total.classes(key) for key in ("recall_at_20", "mrr_at_20")} for label, total in totals.items()
+    }
+    for breakdown in asked.breakdowns:
+        found[breakdown.name] = [
+            {
+                "class": shown,
+                "predictions": int(counts[place]),
+                **{label: {key: float(values[place]) for key, values in of.items()} for label, of in by_class.items()},
+            }
+            for place, shown in enumerate(breakdown.labels, start=first)
+            if counts[place]
+        ]
+        first += len(breakdown.ranges)
+    return found
+
+
+def _say_unknown(console: Console, result: dict[str, Any]) -> None:
+    for label, count in result["unknown"].items():
+        if count or result["unstarted"][label]:
+            console.print(
+                f"{label}: {count:,} items to be predicted are not in its catalogue, which counts against it; before "
+                f"{result['unstarted'][label]:,} predictions it knows no click of the session and ranks by popularity"
             )
-    _show(found, settings)
-    predictions = {name: metrics.predictions for name, metrics in found.items()}
-    metrics = {name: metrics.result() for name, metrics in found.items()}
-    return {**result, "predictions": next(iter(predictions.values())), "metrics": metrics}
 
 
-def _in_catalogue(sessions: Sessions, prepared: Prepared, loaded: folder.LoadedModel) -> tuple[Sessions, int]:
-    """The sessions in the model's item index, without clicks that it does not know; and how many those are."""
-    table = encoder(catalogue(loaded.items), prepared.items)
-    index = table(pa.array(sessions.items, pa.int32()))
-    known = index >= 0
-    kept = np.concatenate([[0], np.cumsum(known)])[sessions.offsets]
-    renamed = Sessions(kept, index[known].astype(np.int32))
-    long_enough = np.flatnonzero(renamed.lengths >= 2)
-    return select(renamed, long_enough), int((~known).sum())
+def _record(
+    settings: Evaluate,
+    prepared: Prepared,
+    opened: list[Opened],
+    asked: Question,
+    totals: dict[str, Total],
+    result: dict[str, Any],
+) -> str:
+    """An MLflow run with the figures, of a registered version also at its logged model, and the page; its id.
 
-
-def _show(found: dict[str, RankingMetrics], settings: Evaluate) -> None:
-    predictions = next(iter(found.values())).predictions
-    title = f"{settings.split} split, {predictions:,} predictions, {settings.ties} ties"
-    metrics = {model: counted.result() for model, counted in found.items()}
-    Console(stderr=True, highlight=False).print(comparison(title, metrics))
+    The model's metrics have the names that its training gave them; a baseline's stand below its name.
+    """
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
+    parameters = {
+        "model": storage.shown(settings.model),
+        **{name: getattr(settings, name) for name in ("baselines", "split", "ties", "relevant", "cutoffs")},
+    }
+    run_id = runs.start_run(experiment, parameters, prepared.folder, prepared.fingerprint, kind="evaluate")
+    status = "FAILED"
+    try:
+        for one in opened:
+            figures = result["metrics"][one.label]
+            baseline = one.about.kind == "baseline"
+            runs.log_metrics(run_id, {f"{one.label}/{key}" if baseline else key: figures[key] for key in figures})
+            if one.about.model_id:
+                mine = {f"evaluate/{key}": value for key, value in figures.items()}
+                data = prepared.folder, prepared.fingerprint
+                runs.log_metrics(run_id, mine, model_id=one.about.model_id, data=data)
+        runs.log_json(run_id, result | {"breakdowns": breakdowns(asked, totals)}, RESULT)
+        page = pages.evaluation(result, totals, asked.breakdowns)
+        runs.log_text(run_id, page, PAGE)
+        if settings.report:
+            storage.write_bytes(settings.report, page.encode())
+        status = "FINISHED"
+    finally:
+        runs.finish(run_id, status)
+    return run_id

@@ -29,14 +29,32 @@ class Test(NamedTuple):
     p: float  # of the difference, or a larger one, where none is; one-sided
 
 
+def group_of(first: int, count: int, sessions: int, seed: int = 0) -> np.ndarray:
+    """The group of sessions number first … first + count − 1 of so many `sessions` in all, [count] int64.
+
+    At random, yet of the number alone, so that parts of the sessions can be put into groups each by itself (splitmix64:
+    Steele, Lea & Flood, OOPSLA 2014).
+    """
+    number = np.arange(first, first + count, dtype=np.uint64)
+    if sessions <= GROUPS:
+        return number.astype(np.int64)
+    mixed = (number + np.uint64(seed + 1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(GROUPS)).astype(np.int64)
+
+
 def grouped(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(sums [S, C], counts [S]) of at most GROUPS groups of sessions."""
     if len(counts) <= GROUPS:
         return sums, counts
-    group = np.random.default_rng(seed).permutation(len(counts)) % GROUPS
-    order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(GROUPS))
-    return np.add.reduceat(sums[order], starts), np.add.reduceat(counts[order], starts)
+    group = group_of(0, len(counts), len(counts), seed)
+    return summed(group, sums, GROUPS), np.bincount(group, counts, GROUPS)
+
+
+def summed(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    """Rows of `values` [n, C] added up by their `group` [n], [groups, C] float64."""
+    return np.stack([np.bincount(group, column, groups) for column in values.T], axis=1)
 
 
 def drawn(sums: np.ndarray, counts: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:

@@ -125,6 +125,7 @@ class Shard:
     path: str
     row_group: int
     version: Version | None = None  # None: files that nobody replaces
+    sessions: int = 0  # that it has, where known
 
     def read(self) -> Sessions:
         """All its sessions in memory. Raises InputError as `batches` does."""
@@ -136,9 +137,13 @@ class Shard:
         Raises InputError that names file and row group where it is missing or corrupt, and where the folder has been
         prepared anew since it was opened.
         """
+        for batch in self.tables(["items"], sessions):
+            yield flatten(batch["items"])
+
+    def tables(self, columns: list[str], sessions: int = BATCH) -> Iterator[pa.RecordBatch]:
+        """Columns of its sessions, as `batches`."""
         try:
-            for batch in _batches(self.path, ["items"], sessions, [self.row_group], self.version):
-                yield flatten(batch["items"])
+            yield from _batches(self.path, columns, sessions, [self.row_group], self.version)
         except _UNREADABLE as error:
             if self.version:
                 self.version.check()
@@ -248,10 +253,13 @@ class Prepared:
             try:
                 with filesystem.open_input_file(inner) as file:
                     self._version.check()
-                    groups = pq.ParquetFile(file).metadata.num_row_groups
+                    footer = pq.ParquetFile(file).metadata
             except (OSError, pa.ArrowException) as error:
                 raise InputError(f"{storage.shown(path)}: not a readable Parquet file: {error}") from error
-            found += [Shard(path, group, self._version) for group in range(groups)]
+            found += [
+                Shard(path, group, self._version, footer.row_group(group).num_rows)
+                for group in range(footer.num_row_groups)
+            ]
         return found
 
     def batches(self, split: str, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -21,10 +21,25 @@ from gru4rec.evaluation.relevance import Relevant, next_click
 from gru4rec.scoring.topk import top_k
 from gru4rec.sessions.prepared import Sessions
 
-__all__ = ["NAMES", "QUICK", "Scorer", "best_items", "counted", "evaluate", "learn", "ranks", "ranks_of", "transitions"]
+__all__ = [
+    "NAMES",
+    "QUICK",
+    "Counted",
+    "Scorer",
+    "best_items",
+    "counted",
+    "evaluate",
+    "learn",
+    "ranks",
+    "ranks_of",
+    "transitions",
+]
 
 Scorer = Callable[[Sessions], np.ndarray]
 """From histories of a click or more to the scores of all items, [B, V] float32, finite."""
+
+Counted = Callable[[Sessions, Ties], np.ndarray]
+"""From sessions to the rank of each next click, [transitions] float64."""
 
 _LEARN: dict[str, Callable[[Sessions, int], Scorer]] = {
     "pop": pop.learn,
@@ -82,10 +97,8 @@ def ranks_of(
     return found
 
 
-def counted(name: str, train: Sessions, items: int) -> Callable[[Sessions, Ties], np.ndarray] | None:
-    """From sessions to the rank of each next click, [transitions] float64, by counts alone; None for a baseline that
-    has to score all items.
-    """
+def counted(name: str, train: Sessions, items: int) -> Counted | None:
+    """Ranks by counts alone; None for a baseline that has to score all items."""
     if name not in _COUNTED:
         return None
     above_and_level = _COUNTED[name](train, items)
