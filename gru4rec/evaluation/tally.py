@@ -51,11 +51,9 @@ def breakdowns(support: np.ndarray) -> list[Breakdown]:
     """
     ordered = np.sort(support)[::-1]
     share = np.cumsum(ordered) / max(ordered.sum(), 1)
-    cuts = (
-        {int(ordered[min(np.searchsorted(share, head), len(ordered) - 1)]) for head in _HEAD} if len(ordered) else {1}
-    )
-    edges = [*sorted({0, *cuts}), None]
-    popular = tuple((low or 0, None if high is None else high - 1) for low, high in itertools.pairwise(edges))
+    cuts = ordered[np.minimum(np.searchsorted(share, _HEAD), len(ordered) - 1)].tolist() if len(ordered) else []
+    edges = sorted({0, *cuts})
+    popular = (*((low, high - 1) for low, high in itertools.pairwise(edges)), (edges[-1], None))
     return [
         Breakdown("lengths", "By session length", "clicks", _LENGTHS),
         Breakdown("positions", "By position in the session", "clicks seen", _POSITIONS),
