@@ -1,15 +1,15 @@
 """The ablation job: losses × units and baselines, trained and ranked on one prepared folder: the papers' tables.
 
 Each cell is a training of its own, alone on one CPU (or GPU), as a Ray task: as many at a time as the cluster has room
-for. What comes back of a cell is what each test session adds to each metric, so that intervals can be drawn with the
-same sessions for all.
+for. What comes back of a cell are its sums by session (tally.py): intervals are drawn with the same sessions for
+all.
 """
 
 import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from rich.console import Console
 from gru4rec import on_ray, storage
 from gru4rec.config import PUBLISHED_LOSSES, Ablate, Hyperparameters
 from gru4rec.errors import InputError
-from gru4rec.evaluation import baselines, model_ranks, per_session, significance
-from gru4rec.evaluation.per_session import METRICS
+from gru4rec.evaluation import contenders, measure, pieces
+from gru4rec.evaluation.contenders import Contender
+from gru4rec.evaluation.tally import Total, intervals
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import folder, runs
 
-CUTOFF = 20
-
-Gains = np.ndarray  # [sessions, metrics] float64
+_NAMES = {"recall": "Recall", "mrr": "MRR", "ndcg": "NDCG", "coverage": "coverage"}
+_CUTOFF = 20
 
 
 def ablate(settings: Ablate) -> dict[str, Any]:
@@ -38,27 +38,26 @@ def ablate(settings: Ablate) -> dict[str, Any]:
     import ray
 
     prepared = Prepared(settings.data)
-    counts = per_session.predictions(prepared.read("test"))
-    if not counts.sum():
+    if not prepared.summary["splits"]["test"]["transitions"]:
         raise InputError(f"{storage.shown(settings.data)}: the test split has nothing to predict")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     cells = {f"{loss} {units}": cell(settings, loss, units) for loss in settings.losses for units in settings.units}
-    found: dict[str, tuple[Gains, float]] = {}
+    found: dict[str, tuple[Total, float]] = {}
     with on_ray.connected(settings.verbose):
         device = {"num_gpus": 1} if settings.gpus else {}
         train = ray.remote(_trained).options(num_cpus=1, max_retries=settings.max_failures, **device)
         learn = ray.remote(_learnt).options(num_cpus=1)
-        waiting = {train.remote(given, prepared.folder, settings.gpus): label for label, given in cells.items()}
+        waiting = {train.remote(label, given, prepared.folder, settings.gpus): label for label, given in cells.items()}
         waiting |= {learn.remote(name, prepared.folder): name for name in settings.baselines}
         while waiting:
             (ready,), _ = ray.wait(list(waiting))
             label = waiting.pop(ready)
             found[label] = ray.get(ready)
-            gains, seconds = found[label]
-            shown = ", ".join(f"{name} {gains[:, i].sum() / counts.sum():.4f}" for i, name in enumerate(METRICS))
+            total, seconds = found[label]
+            shown = ", ".join(f"{name} {total.metric(f'{name}_at_{_CUTOFF}'):.4f}" for name in ("recall", "mrr"))
             console.print(f"{label}: {shown} in {seconds:,.0f} s; {len(waiting)} to go")
     labels = [*settings.baselines, *cells]
-    result = _result(labels, found, counts, prepared)
+    result = _result({label: found[label] for label in labels}, prepared)
     table = markdown(result)
     console.print(table)
     if settings.out:
@@ -73,32 +72,31 @@ def cell(settings: Ablate, loss: str, units: int) -> Hyperparameters:
     return Hyperparameters(**{**given, "epochs": settings.epochs})
 
 
-def _trained(settings: Hyperparameters, data: str, gpu: bool) -> tuple[Gains, float]:
-    """Task: train alone, rank the test split."""
+def _trained(label: str, settings: Hyperparameters, data: str, gpu: bool) -> tuple[Total, float]:
+    """Task: train alone, measure on the test split."""
     from gru4rec.training.exchange import Alone
     from gru4rec.training.loop import MODEL, Plan, Training
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
-    prepared = Prepared(data)
+    prepared, device = Prepared(data), "cuda" if gpu else "cpu"
     with tempfile.TemporaryDirectory(prefix="gru4rec-ablation-") as place:
         plan = Plan(place, checkpoint_minutes=0, keep=1)
-        done = Training(settings, prepared, plan, Alone(), _Quiet(), "cuda" if gpu else "cpu").run()
+        done = Training(settings, prepared, plan, Alone(), _Quiet(), device).run()
         loaded = folder.load(str(Path(place, MODEL)))
-    ranked = model_ranks.rank(loaded.model, prepared.support, prepared.read("test"), np.arange(len(prepared.items)))
-    return _gains(ranked.ranks, prepared), sum(one.epoch.seconds for one in done.epochs)
+    model = contenders.Model(label, loaded.model, prepared.support, np.arange(len(prepared.items)))
+    return _measured(model.ready(device), prepared), sum(one.epoch.seconds for one in done.epochs)
 
 
-def _learnt(name: str, data: str) -> tuple[Gains, float]:
-    """Task: learn a baseline, rank the test split."""
+def _learnt(name: str, data: str) -> tuple[Total, float]:
+    """Task: learn a baseline, measure on the test split."""
     began = time.perf_counter()
     prepared = Prepared(data)
-    ranks = baselines.ranks(name, prepared.read("train"), prepared.read("test"), len(prepared.items))
-    return _gains(np.asarray(ranks, np.float64), prepared), time.perf_counter() - began
+    return _measured(contenders.baseline(name, prepared).contender, prepared), time.perf_counter() - began
 
 
-def _gains(ranks: np.ndarray, prepared: Prepared) -> Gains:
-    counts = per_session.predictions(prepared.read("test"))
-    return np.column_stack([per_session.sums(per_session.gains(ranks, name, CUTOFF), counts) for name in METRICS])
+def _measured(contender: Contender, prepared: Prepared) -> Total:
+    cut = pieces.cut(prepared, "test")
+    return measure.measure_here(contender, measure.question(prepared, "test", cut, [_CUTOFF]), cut)
 
 
 class _Quiet:
@@ -112,23 +110,17 @@ class _Quiet:
     def say(self, *_: Any) -> None: ...
 
 
-def _result(
-    labels: Sequence[str], found: dict[str, tuple[Gains, float]], counts: np.ndarray, prepared: Prepared
-) -> dict[str, Any]:
-    drawn = significance.drawn(np.column_stack([found[label][0] for label in labels]), counts)
-    low, high = significance.interval(drawn)
+def _result(found: Mapping[str, tuple[Total, float]], prepared: Prepared) -> dict[str, Any]:
+    totals = {label: total for label, (total, _) in found.items()}
+    drawn = intervals(totals, [f"{name}_at_{_CUTOFF}" for name in ("recall", "mrr", "ndcg")])
     rows = []
-    for place, label in enumerate(labels):
-        gains, seconds = found[label]
-        row: dict[str, Any] = {"model": label, "seconds": seconds}
-        for column, name in enumerate(METRICS):
-            at = place * len(METRICS) + column
-            row[f"{name}_at_{CUTOFF}"] = float(gains[:, column].sum() / counts.sum())
-            row[f"{name}_at_{CUTOFF}_interval"] = [float(low[at]), float(high[at])]
-        rows.append(row)
+    for label, (total, seconds) in found.items():
+        row: dict[str, Any] = {"model": label, "seconds": seconds, **total.metrics([_CUTOFF])}
+        rows.append(row | {f"{key}_interval": interval for key, interval in drawn[label].items()})
+    first = next(iter(totals.values()))
     return {
-        "predictions": int(counts.sum()),
-        "sessions": int((counts > 0).sum()),
+        "predictions": first.predictions,
+        "sessions": first.sessions,
         "items": len(prepared.items),
         "data_fingerprint": prepared.fingerprint,
         "rows": rows,
@@ -141,16 +133,18 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['predictions']:,} predictions in {result['sessions']:,} sessions over {result['items']:,} items, "
         "ties against; in brackets 95 % intervals",
         "",
-        f"| | Recall@{CUTOFF} | MRR@{CUTOFF} | NDCG@{CUTOFF} | seconds |",
-        "|---|---|---|---|---|",
+        f"| | {' | '.join(f'{shown}@{_CUTOFF}' for shown in _NAMES.values())} | seconds |",
+        f"|---{'|---' * len(_NAMES)}|---|",
     ]
     for row in result["rows"]:
-        cells = []
-        for name in METRICS:
-            low, high = row[f"{name}_at_{CUTOFF}_interval"]
-            cells.append(f"{row[f'{name}_at_{CUTOFF}']:.4f} ({low:.4f}–{high:.4f})")
+        cells = [_cell(row, f"{name}_at_{_CUTOFF}") for name in _NAMES]
         lines.append(f"| {row['model']} | {' | '.join(cells)} | {row['seconds']:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    interval = row.get(f"{key}_interval")
+    return f"{row[key]:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
 
 
 def _record(settings: Ablate, prepared: Prepared, result: dict[str, Any], table: str) -> str:

@@ -106,35 +106,39 @@ def measure(
 
     Raises InputError that names a file that is damaged.
     """
-    classes = sum(len(breakdown.ranges) for breakdown in asked.breakdowns)
-    found = {
-        one.label: Total(asked.sessions, asked.cutoffs, classes, len(asked.support), asked.support)
-        for one in contenders
-    }
     jobs = [(one, piece) for one in contenders for piece in cut]
     scores = asked.predictions * len(asked.support) * len(contenders)
     if workers.count == 0 and not workers.gpus and scores <= ALONE:
-        _add(found, jobs, _here(jobs, asked), say)
-        return found
+        return _added(contenders, jobs, asked, _here(jobs, asked), say)
     from gru4rec import on_ray
 
     with on_ray.connected(verbose):
-        _add(found, jobs, _on_ray(jobs, asked, workers), say)
-    return found
+        return _added(contenders, jobs, asked, _on_ray(jobs, asked, workers), say)
 
 
-def _add(
-    found: dict[str, Total],
+def measure_here(contender: Contender, asked: Question, cut: Sequence[Piece]) -> Total:
+    """The figures of one contender, measured by this process. Raises as `measure`."""
+    jobs = [(contender, piece) for piece in cut]
+    return _added([contender], jobs, asked, _here(jobs, asked), lambda _: None)[contender.label]
+
+
+def _added(
+    contenders: Sequence[Contender],
     jobs: Sequence[tuple[Contender, Piece]],
+    asked: Question,
     tallies: Iterator[Tally],
     say: Callable[[str], None],
-) -> None:
+) -> dict[str, Total]:
+    """The tallies of `jobs`, in their order, added up by contender."""
+    classes, items = sum(len(breakdown.ranges) for breakdown in asked.breakdowns), len(asked.support)
+    found = {one.label: Total(asked.sessions, asked.cutoffs, classes, items, asked.support) for one in contenders}
     shown = time.monotonic()
     for number, ((one, piece), part) in enumerate(zip(jobs, tallies, strict=True), start=1):
         found[one.label].add(part)
         if time.monotonic() - shown >= _PROGRESS_SECONDS:
             shown = time.monotonic()
             say(f"{one.label}: {piece.first + piece.rows:,} sessions measured; {number} of {len(jobs)} pieces")
+    return found
 
 
 def _here(jobs: Sequence[tuple[Contender, Piece]], asked: Question) -> Iterator[Tally]:
