@@ -14,7 +14,7 @@ from gru4rec.evaluation import contenders, measure, pages, pieces
 from gru4rec.evaluation.contenders import Opened
 from gru4rec.evaluation.measure import Question, Workers
 from gru4rec.evaluation.relevance import METRICS
-from gru4rec.evaluation.report import comparison
+from gru4rec.evaluation.report import comparison, with_intervals
 from gru4rec.evaluation.tally import Total, intervals
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import registry, runs
@@ -62,8 +62,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
             with contextlib.suppress(OSError):
                 storage.remove_folder(staging)
         raise
-    title = f"{settings.split} split, {result['predictions']:,} predictions, {settings.ties} ties, 95 % intervals"
-    console.print(comparison(title, _shown(settings, result["metrics"]), result["intervals"]))
+    _show(console, settings, result)
     _say_unknown(console, result)
     result["run_id"] = _record(settings, prepared, opened, asked, totals, result)
     return result
@@ -92,12 +91,16 @@ def _result(
     }
 
 
-def _shown(settings: Evaluate, metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Without what says the same twice: with one relevant item, hit rate is Recall and MAP is MRR."""
-    doubled = ("map_at_", "hit_rate_at_") if settings.relevant == "next" else ()
-    return {
-        label: {key: value for key, value in of.items() if not key.startswith(doubled)} for label, of in metrics.items()
-    }
+def _show(console: Console, settings: Evaluate, result: dict[str, Any]) -> None:
+    metrics = {label: dict(of) for label, of in result["metrics"].items()}
+    if settings.relevant == "next":  # with one relevant item, hit rate is Recall and MAP is MRR: not shown twice
+        doubled = ("map_at_", "hit_rate_at_")
+        metrics = {label: {k: v for k, v in of.items() if not k.startswith(doubled)} for label, of in metrics.items()}
+    title = f"{settings.split} split, {result['predictions']:,} predictions, {settings.ties} ties"
+    main = [f"{name}_at_20" for name in ("recall", "mrr", "ndcg")]
+    console.print(with_intervals(f"{title}, 95 % intervals", metrics, result["intervals"], main))
+    others = {label: {k: v for k, v in of.items() if k not in main} for label, of in metrics.items()}
+    console.print(comparison("other figures", others))
 
 
 def breakdowns(asked: Question, totals: dict[str, Total]) -> dict[str, list[dict[str, Any]]]:
@@ -111,7 +114,7 @@ def breakdowns(asked: Question, totals: dict[str, Total]) -> dict[str, list[dict
     for breakdown in asked.breakdowns:
         found[breakdown.name] = [
             {
-                "class": shown,
+                "class": f"{shown} {breakdown.unit}",
                 "predictions": int(counts[place]),
                 **{label: {key: float(values[place]) for key, values in of.items()} for label, of in by_class.items()},
             }

@@ -155,6 +155,6 @@ def _breakdown(breakdown: Breakdown, first: int, totals: Mapping[str, Total], la
         if counts[place]:
             cells = [f"{recall[label][place]:.3f} / {mrr[label][place]:.3f}" for label in labels]
             rows.append([shown, int(counts[place]), *cells])
-    columns = {"": TEXT, "predictions": NUMBER, **dict.fromkeys(labels, NUMBER)}
+    columns = {breakdown.unit: TEXT, "predictions": NUMBER, **{_short(label): NUMBER for label in labels}}
     note = f'<p class="note">Recall@{CUTOFF} / MRR@{CUTOFF}</p>'
     return f"<h2>{breakdown.heading}</h2>\n{note}\n{table(breakdown.name, columns, rows)}"

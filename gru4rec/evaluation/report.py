@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation: models side by side, a metric a row."""
+"""What a person sees of an evaluation: models side by side."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,22 +7,37 @@ from rich.table import Table
 _NAMES = {"recall": "Recall", "mrr": "MRR", "ndcg": "NDCG", "map": "MAP", "hit_rate": "Hit rate"}
 
 
-def comparison(
-    title: str,
-    found: Mapping[str, Mapping[str, float]],
-    intervals: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
-) -> Table:
-    """A table of metrics such as `recall_at_20` by model, with their `intervals` [low, high] where they are known."""
+def comparison(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
+    """A table of metrics such as `recall_at_20` by model, a metric a row."""
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for model in found:
         table.add_column(model, justify="right")
     for key in next(iter(found.values())):
-        name, _, cutoff = key.partition("_at_")
-        cells = [_cell(metrics[key], (intervals or {}).get(model, {}).get(key)) for model, metrics in found.items()]
-        table.add_row(f"{_NAMES.get(name, name.capitalize())}@{cutoff}", *cells)
+        table.add_row(_shown(key), *(f"{metrics[key]:.4f}" for metrics in found.values()))
     return table
 
 
+def with_intervals(
+    title: str,
+    found: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, Mapping[str, Sequence[float]]],
+    keys: Sequence[str],
+) -> Table:
+    """A table of some metrics, a model a row, each with its interval [low, high] below it where that is known."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("", overflow="fold")
+    for key in keys:
+        table.add_column(_shown(key), justify="right", no_wrap=True)
+    for model, metrics in found.items():
+        table.add_row(model, *(_cell(metrics[key], intervals[model].get(key)) for key in keys))
+    return table
+
+
+def _shown(key: str) -> str:
+    name, _, cutoff = key.partition("_at_")
+    return f"{_NAMES.get(name, name.capitalize())}@{cutoff}"
+
+
 def _cell(value: float, interval: Sequence[float] | None) -> str:
-    return f"{value:.4f} ({interval[0]:.4f}–{interval[1]:.4f})" if interval else f"{value:.4f}"
+    return f"{value:.4f}\n{interval[0]:.4f}–{interval[1]:.4f}" if interval else f"{value:.4f}"

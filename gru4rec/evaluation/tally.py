@@ -34,8 +34,7 @@ class Breakdown(NamedTuple):
     def labels(self) -> list[str]:
         found = []
         for low, high in self.ranges:
-            shown = f"{low:,} or more" if high is None else f"{low:,}" if high == low else f"{low:,} to {high:,}"
-            found.append(f"{shown} {self.unit}")
+            found.append(f"{low:,} or more" if high is None else f"{low:,}" if high == low else f"{low:,} to {high:,}")
         return found
 
     def of(self, values: np.ndarray) -> np.ndarray:

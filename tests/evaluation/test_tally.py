@@ -47,7 +47,7 @@ def test_each_popularity_is_in_one_class(support, values):
 
 def test_labels():
     shown = Breakdown("lengths", "By length", "clicks", ((2, 2), (3, 1999), (2000, None)))
-    assert shown.labels == ["2 clicks", "3 to 1,999 clicks", "2,000 or more clicks"]
+    assert shown.labels == ["2", "3 to 1,999", "2,000 or more"]
     assert shown.of(np.array([1, 2, 3, 2000])).tolist() == [-1, 0, 1, 2]
 
 
