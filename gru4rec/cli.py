@@ -87,8 +87,17 @@ def check(kind: type[S], values: Mapping[str, Any], source: Mapping[str, str] | 
 
     `source` names where each value came from, for the message. Raises InputError that names the setting.
     """
+    checked = validated(kind, values, source)
     try:
-        checked = _checker(kind)(**values)
+        return kind(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def validated(kind: type, values: Mapping[str, Any], source: Mapping[str, str] | None = None) -> pydantic.BaseModel:
+    """Values in the types of the settings of `kind`, each checked alone; as `check`, but for what they are together."""
+    try:
+        return _checker(kind)(**values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
@@ -96,13 +105,9 @@ def check(kind: type[S], values: Mapping[str, Any], source: Mapping[str, str] | 
         if first["type"] == "missing":
             raise InputError(f"{where}: is required") from error
         if first["type"] == "extra_forbidden":
-            known = " ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+            known = " ".join(field.name for field in dataclasses.fields(kind))
             raise InputError(f"{where}: unknown setting; known are: {known}") from error
         raise InputError(f"{where}: {first['msg']}, got {first['input']!r}") from error
-    try:
-        return kind(**{field.name: getattr(checked, field.name) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
@@ -129,9 +134,11 @@ def _base(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if not values.get("resume"):
         return PRESETS.get(str(values.get("preset")), {})
     from gru4rec.training import run_folder
+    from gru4rec.tuning import records
 
     place = next(field.default for field in dataclasses.fields(kind) if field.name == "storage")
-    return run_folder.settings_of(str(values.get("storage", place)), str(values["resume"]))
+    begun = records.settings_of if kind.__name__ == "Tune" else run_folder.settings_of
+    return begun(str(values.get("storage", place)), str(values["resume"]))
 
 
 def _masked(text: str) -> str:

@@ -543,6 +543,44 @@ class Ablate(Tracking, Common):
 
 
 @dataclass(frozen=True)
+class Tune(Tracking, Common):
+    """Search hyperparameters on the validation split; train the best anew with several seeds, and test that once."""
+
+    data: str = setting("", "Prepared folder with a validation split (prepare with --valid-days).")
+    space: str = setting(
+        "cross-entropy",
+        "What is searched: a TOML file, or one of the spaces of the published settings, cross-entropy and bpr-max. "
+        "gru4rec/tuning/space.py says how one is written.",
+    )
+    trials: int = setting(100, "Trials.", ge=1)
+    algorithm: Literal["random", "tpe", "star"] = setting(
+        "random",
+        "What is tried next: points at random, those of a tree-structured Parzen estimator (tpe), or, after 20 at "
+        "random, one parameter at a time from the best point (star).",
+    )
+    scheduler: Literal["none", "asha", "median"] = setting(
+        "none",
+        "Trials that are stopped early: none; by asynchronous successive halving after epochs 1, 3, 9, … (asha); or "
+        "those below the median of the others.",
+    )
+    metric: Literal["mrr_at_20", "recall_at_20"] = setting("mrr_at_20", "What is to be best on the validation split.")
+    epochs: int = setting(10, "Most epochs of a trial.", ge=1)
+    search_seed: int = setting(1, "Seed of the points that are tried.", ge=0, lt=2**32)
+    parallel: int = setting(0, "Trials at a time; 0: as many as the cluster has CPUs (GPUs) for.", ge=0)
+    threads: int = setting(1, "CPU threads of a trial.", ge=1)
+    gpus_per_trial: float = setting(0.0, "GPUs (also fractions, to share one) of a trial.", ge=0)
+    seeds: tuple[int, ...] = setting(
+        (20, 21, 22), "Seeds with which the best point is trained on training and validation split.", min_length=1
+    )
+    run_name: str = setting(
+        "", "Name of the search, below which it is kept; the same name again goes on with it. Default: MLflow's run id."
+    )
+    resume: str = setting("", "Go on with the search of this name, with its settings.")
+    storage: str = setting("gru4rec-runs", "Folder for searches; on a cluster one that all nodes reach.")
+    model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
+
+
+@dataclass(frozen=True)
 class Score(Tracking, Common):
     """Write the top-k recommendations of every session to Parquet."""
 

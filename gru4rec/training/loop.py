@@ -69,6 +69,8 @@ class Plan:
     checkpoint_steps: int = 0  # 0: by the clock
     keep: int = 2  # checkpoints within epochs, and as many between them
     stall_timeout: float = 0.0  # seconds; 0: wait forever
+    splits: tuple[str, ...] = ("train",)  # trained on, in this order
+    tested: str = "test"  # split that the final model is evaluated on; empty: none
 
 
 class Training:
@@ -87,7 +89,8 @@ class Training:
         self._exchange, self._listener, self._device = exchange, listener, torch.device(device)
         self._first = exchange.rank == 0
         self._place = storage.join(plan.place, CHECKPOINTS)
-        self._shards = prepared.shards("train")
+        self._shards = [shard for split in plan.splits for shard in prepared.shards(split)]
+        self._items = _catalogue(prepared, plan.splits)
         self._done: list[Done] = []
         self._best_epoch, self._best_value = 0, -1.0  # from 1; 0: none yet
         self._at: Point | None = None  # where the epoch in hand goes on
@@ -105,7 +108,8 @@ class Training:
             self._restore(self._best(self._best_epoch))
         if self._first:
             self._listener.stage("evaluating")
-        metrics = self._evaluate("test", self._plan.cutoffs)
+        tested = self._plan.tested
+        metrics = self._evaluate(tested, self._plan.cutoffs) if tested else RankingMetrics(self._plan.cutoffs)
         finished = Finished(
             tuple(self._done),
             metrics.result(),
@@ -198,7 +202,7 @@ class Training:
         about = {"data_fingerprint": self._prepared.fingerprint, **about}
         trainer = self.trainer
         try:
-            model_folder.save(trainer.model, self._prepared.items, folder, about, trainer.optimizer_tensors())
+            model_folder.save(trainer.model, self._items, folder, about, trainer.optimizer_tensors())
         except (OSError, pa.ArrowException) as error:
             raise GRU4RecError(
                 f"{storage.shown(folder)}: cannot be written: {error}; make room and run the same command again"
@@ -214,7 +218,7 @@ class Training:
         self._own_attempt()
         trainer, prepared = self.trainer, self._prepared
         model = model_folder.contents(
-            trainer.model, prepared.items, {"data_fingerprint": prepared.fingerprint}, trainer.optimizer_tensors()
+            trainer.model, self._items, {"data_fingerprint": prepared.fingerprint}, trainer.optimizer_tensors()
         )
         files: dict[str, Callable[[], bytes]] = {f"{MODEL}/{name}": made for name, made in model.items()}
         if point.blocks:
@@ -292,7 +296,7 @@ class Training:
         return trainer
 
     def _new_trainer(self, model: GRU4Rec) -> Trainer:
-        return Trainer(model, self._prepared.support, self._exchange, sync_every=self._plan.sync_every)
+        return Trainer(model, self._items["support"].to_numpy(), self._exchange, sync_every=self._plan.sync_every)
 
     def _newest(self) -> tuple[str, str, dict[str, Any]] | None:
         """Name, folder and `about` of the checkpoint to go on from; only the first worker looks."""
@@ -378,6 +382,18 @@ def order(shards: Sequence[Shard], settings: Hyperparameters, epoch: int, rank: 
         Shuffled(shards[place], functools.partial(negatives.stream, settings.seed, _ORDER, epoch, 1 + int(place)))
         for place in places[rank::size]
     ]
+
+
+def _catalogue(prepared: Prepared, splits: Sequence[str]) -> pa.Table:
+    """The items table, whose support counts the clicks of all splits that are trained on."""
+    support = prepared.support
+    for split in splits:
+        if split != "train":
+            for shard in prepared.shards(split):
+                for batch in shard.batches():
+                    support = support + np.bincount(batch.items, minlength=len(support))
+    place = prepared.items.column_names.index("support")
+    return prepared.items.set_column(place, "support", pa.array(support))
 
 
 def _done(kept: dict[str, Any]) -> Done:

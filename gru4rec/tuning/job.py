@@ -1,0 +1,220 @@
+"""The tune job: a search on the validation split; the winner trained anew, tested once, and registered."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gru4rec import on_ray, storage
+from gru4rec.config import Hyperparameters, Tune
+from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.sessions.prepared import Prepared
+from gru4rec.tracking import registry, runs
+from gru4rec.tuning import records, space, tracked, winner
+from gru4rec.tuning import report as page
+from gru4rec.tuning.space import Space
+from gru4rec.tuning.trials import Trial, best
+
+CANDIDATE = "candidate"  # alias of the version that a search registers
+
+
+def tune(settings: Tune) -> dict[str, Any]:
+    """Run the job, or what is left of it.
+
+    Raises InputError for settings, data or a space that cannot be, and GRU4RecError where no trial has a value.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    prepared, found, text = _checked(settings)
+    folder, kept = _begun(settings, prepared, text)
+    if storage.exists(storage.join(folder, records.RESULT)):
+        done = storage.read_json(storage.join(folder, records.RESULT))
+        if done["trials"] >= settings.trials:
+            console.print(f"search {done['search']} is finished: nothing to do")
+            return done
+    name = folder.rstrip("/").rpartition("/")[2]
+    trials = records.trials(folder)
+    ended = sum(one.ended for one in trials.values())
+    console.print(
+        f"search {name}: {settings.trials} trials of up to {settings.epochs} epochs, {settings.algorithm}"
+        + (f"; going on after {ended}" if ended else f"; if it is interrupted: --resume {name}")
+    )
+    status = "FAILED"
+    runs.reopen(kept["run_id"])
+    try:
+        with on_ray.connected(settings.verbose):
+            progress = _Progress(console, settings, trials, tracked.Tracked(kept["run_id"], folder))
+            _search(settings, found, prepared, folder, trials, progress)
+            first = best(trials)
+            if first is None:
+                why = next((one.why for one in trials.values() if one.why), "no trial came to the end of an epoch")
+                raise GRU4RecError(f"no trial has a value; the first one's reason: {why}")
+            chosen = hyperparameters(found, first, settings, epochs=first.curve.index(max(first.curve)) + 1)
+            console.print(
+                f"the best is trial {first.number}, {settings.metric} {first.value:.4f} on the validation split after "
+                f"{chosen.epochs} epochs: training it on training and validation split, {len(settings.seeds)} seed(s)"
+            )
+            models = winner.train(chosen, settings.seeds, prepared, folder, settings)
+        console.print("testing, once")
+        tested = winner.test(models, settings.seeds, prepared, console.print)
+        result = _result(settings, name, trials, first, chosen, tested, prepared)
+        console.print(_table(result))
+        html = page.page(result, found, trials)
+        storage.write_bytes(storage.join(folder, "report.html"), html.encode())
+        result["model_version"] = _registered(settings, kept["run_id"], models[0], result, prepared)
+        tracked.finish(kept["run_id"], result, html)
+        result["run_id"] = kept["run_id"]
+        result = json.loads(json.dumps(result, default=float))  # as whoever asks again will get it
+        storage.write_json(storage.join(folder, records.RESULT), result)
+        status = "FINISHED"
+    finally:
+        runs.finish(kept["run_id"], status)
+    return result
+
+
+def _checked(settings: Tune) -> tuple[Prepared, Space, str]:
+    """Data and space. Raises InputError where they cannot be searched."""
+    if not settings.data:
+        raise InputError("--data: is required")
+    found, text = space.load(settings.space)
+    prepared = Prepared(settings.data)
+    for split in ("train", "valid", "test"):
+        if not prepared.summary["splits"][split]["transitions"]:
+            remedy = "; prepare it with --valid-days" if split == "valid" else ""
+            raise InputError(f"{storage.shown(settings.data)}: the {split} split has nothing to predict{remedy}")
+        prepared.verify(split)
+    return prepared, found, text
+
+
+def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str, Any]]:
+    """The search's folder and its search.json: of the search to go on with, or of a new one."""
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
+    name = settings.resume or settings.run_name
+    if name and storage.exists(storage.join(records.folder_of(settings, name), records.SEARCH)):
+        folder = records.folder_of(settings, name)
+        kept = records.read(folder)
+        records.check(kept, settings, text, prepared.fingerprint)
+        return folder, kept
+    parameters = {
+        key: getattr(settings, key)
+        for key in ("space", "trials", "algorithm", "scheduler", "metric", "epochs", "search_seed", "seeds")
+    }
+    data = prepared.folder, prepared.fingerprint
+    run_id = runs.start_run(experiment, parameters, *data, kind="tune", name=settings.run_name or None)
+    folder = records.folder_of(settings, name or run_id)
+    records.begin(folder, settings, text, *data, run_id)
+    return folder, records.read(folder)
+
+
+def _search(
+    settings: Tune, found: Space, prepared: Prepared, folder: str, trials: dict[int, Trial], progress: "_Progress"
+) -> None:
+    from gru4rec.tuning.search import Search, run
+
+    def given(one: Trial) -> Hyperparameters:
+        return hyperparameters(found, one, settings, patience=settings.epochs, monitor=settings.metric)
+
+    run(Search(folder, found, settings, trials, progress), given, prepared.folder)
+
+
+def hyperparameters(found: Space, one: Trial, settings: Tune, **others: Any) -> Hyperparameters:
+    """The hyperparameters of a trial; `epochs` are the search's unless they are given."""
+    given = {"epochs": settings.epochs, "seed": settings.seeds[0], **others}
+    return found.hyperparameters({key: value for key, value in one.values.items() if key not in given}, **given)
+
+
+class _Progress:
+    """Tells a person of each trial that ends, and MLflow too."""
+
+    def __init__(self, console: Console, settings: Tune, trials: Mapping[int, Trial], kept: "tracked.Tracked") -> None:
+        self._console, self._settings, self._trials, self._kept = console, settings, trials, kept
+        self._began, self._before = time.monotonic(), sum(one.ended for one in trials.values())
+
+    def __call__(self, one: Trial) -> None:
+        self._kept.trial(one)
+        ended = sum(other.ended for other in self._trials.values())
+        left = (time.monotonic() - self._began) / (ended - self._before) * (self._settings.trials - ended)
+        first = best(self._trials)
+        shown = f"{one.value:.4f}" if one.value is not None else one.why
+        self._console.print(
+            f"trial {one.number} {one.status} after {len(one.curve)} epochs: {shown}  |  {ended} of "
+            f"{self._settings.trials} done, best "
+            + (f"{first.value:.4f} (trial {first.number})" if first else "none")
+            + f", about {math.ceil(left / 60)} min left"
+        )
+
+
+def _result(
+    settings: Tune,
+    name: str,
+    trials: Mapping[int, Trial],
+    first: Trial,
+    chosen: Hyperparameters,
+    tested: Mapping[str, Any],
+    prepared: Prepared,
+) -> dict[str, Any]:
+    counted = {status: sum(one.status == status for one in trials.values()) for status in ("stopped", "failed")}
+    return {
+        "search": name,
+        "best": {
+            "trial": first.number,
+            "settings": {**first.values, "epochs": chosen.epochs},
+            "metric": settings.metric,
+            "value": first.value,
+        },
+        "trials": len(trials),
+        **counted,
+        "epochs": sum(len(one.curve) for one in trials.values()),
+        "test": dict(tested),
+        "hyperparameters": dataclasses.asdict(chosen),
+        "data": storage.shown(prepared.folder),
+        "data_fingerprint": prepared.fingerprint,
+    }
+
+
+def _table(result: Mapping[str, Any]) -> Table:
+    tested = result["test"]
+    found = Table(title=f"test split, {tested['predictions']:,} predictions, 95 % intervals", title_justify="left")
+    found.add_column("")
+    for heading in ("Recall@20", "MRR@20", "NDCG@20"):
+        found.add_column(heading, justify="right")
+    for label, metrics in tested["metrics"].items():
+        cells = []
+        for key, value in metrics.items():
+            low, high = tested["intervals"][label][key]
+            cells.append(f"{value:.4f}\n{low:.4f}–{high:.4f}")
+        found.add_row(label, *cells)
+    if len(tested["metrics"]) > 2:
+        deviation = tested["deviation"]
+        found.add_row(
+            "mean of seeds", *(f"{value:.4f} ± {deviation[key]:.4f}" for key, value in tested["mean"].items())
+        )
+    return found
+
+
+def _registered(settings: Tune, run_id: str, model: str, result: Mapping[str, Any], prepared: Prepared) -> str:
+    """Register the model of the first seed (not of the one that tests best), as the candidate; its version."""
+    label = f"seed {settings.seeds[0]}"
+    metrics = result["test"]["metrics"][label]
+    chosen = ", ".join(f"{key} {value}" for key, value in result["best"]["settings"].items())
+    description = (
+        f"The best of {result['trials']} trials of search {result['search']} (trial {result['best']['trial']}: "
+        f"{chosen}), trained on training and validation split. Test split: Recall@20 {metrics['recall_at_20']:.4f}, "
+        f"MRR@20 {metrics['mrr_at_20']:.4f}."
+    )
+    version = registry.register(
+        run_id,
+        model,
+        settings.model_name,
+        metrics,
+        prepared.fingerprint,
+        tags={"search": result["search"], "search.trial": str(result["best"]["trial"])},
+        description=description,
+    )
+    if version:
+        registry.set_alias(settings.model_name, version, CANDIDATE)
+    return version

@@ -1,0 +1,188 @@
+"""The search on Ray Tune: Tune starts trials where there is room, hears from them and stops them.
+
+What is tried next and which trial is stopped are functions of the trials so far (algorithms.py, trials.py), which are
+kept as JSON (records.py). A search that was interrupted is begun on Tune anew, with what is left: nothing is read back
+from Tune's own state, which is a pickle.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+from gru4rec import storage
+from gru4rec.config import Hyperparameters, Tune
+from gru4rec.tuning import records, trial
+from gru4rec.tuning.algorithms import SUGGEST
+from gru4rec.tuning.space import Space
+from gru4rec.tuning.trials import STOPPING, Trial
+
+_TUNE = "tune"  # what Tune itself writes, in the search's folder
+_RETRIES = 2  # of a trial whose process or machine died
+
+
+@dataclass
+class Search:
+    """A search while it goes on, on the driver; all that Tune tells it is passed on to `trials` and to the folder."""
+
+    folder: str
+    space: Space
+    settings: Tune
+    trials: dict[int, Trial]
+    ended: Callable[[Trial], None]  # told of each trial that ends
+    began: dict[int, float] = field(default_factory=dict)
+
+    def next(self) -> int | None:
+        """The number of the next trial to start, which is written down; None: wait for others. −1: there is none."""
+        for number, one in self.trials.items():
+            if not one.ended and number not in self.began:  # of an earlier attempt
+                self.began[number] = time.monotonic()
+                return number
+        number = len(self.trials)
+        if number >= self.settings.trials:
+            return -1
+        values = SUGGEST[self.settings.algorithm](self.space, self.settings.search_seed, self.trials, number)
+        if values is None:
+            return None
+        self.trials[number] = Trial(number, values)
+        records.keep_point(self.folder, self.trials[number])
+        self.began[number] = time.monotonic()
+        return number
+
+    def heard(self, number: int, epoch: int, value: float) -> bool:
+        """An epoch of a trial is over; whether the trial is to be stopped."""
+        one = self.trials[number]
+        if epoch == len(one.curve) + 1:
+            one = self.trials[number] = replace(one, curve=(*one.curve, value))
+        rule = STOPPING.get(self.settings.scheduler)
+        if rule is None or epoch >= self.settings.epochs:
+            return False
+        # Judged as it was after this epoch: an earlier attempt may have come further.
+        curves = {other: found.curve for other, found in self.trials.items() if found.status != "failed"}
+        return rule({**curves, number: one.curve[:epoch]}, number)
+
+    def end(self, number: int, why: str = "") -> None:
+        """A trial ended by itself, was stopped, or failed (`why`)."""
+        one = self.trials[number]
+        place = records.trial_folder(self.folder, number)
+        failed = storage.join(place, trial.FAILED)
+        if not why and storage.exists(failed):
+            why = storage.read_json(failed)["why"]
+        status = "failed" if why else "finished" if len(one.curve) >= self.settings.epochs else "stopped"
+        seconds = time.monotonic() - self.began.get(number, time.monotonic())
+        self.trials[number] = replace(one, status=status, why=why, seconds=seconds)  # type: ignore[arg-type]
+        records.keep_result(self.folder, self.trials[number])
+        storage.remove_folder(storage.join(place, trial.RUN))
+        self.ended(self.trials[number])
+
+
+_SEARCHES: dict[str, Search] = {}  # of this process: Tune copies and pickles what it is given, and a search is neither
+
+
+class _Next(Searcher):
+    def __init__(self, folder: str) -> None:
+        super().__init__(metric="value", mode="max")
+        self._folder = folder
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        number = _SEARCHES[self._folder].next()
+        if number is None:
+            return None
+        return Searcher.FINISHED if number < 0 else {"number": number}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None: ...
+    def save(self, checkpoint_path: str) -> None: ...
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class _Stop(Stopper):
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        if "epoch" not in result:
+            return False
+        return _SEARCHES[self._folder].heard(result["config"]["number"], result["epoch"], result["value"])
+
+    def stop_all(self) -> bool:
+        return False
+
+
+class _Ends(Callback):
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        _SEARCHES[self._folder].end(trial.config["number"])
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
+        reason = str(getattr(error, "cause", error) or "its process died").strip().splitlines()[-1]
+        _SEARCHES[self._folder].end(trial.config["number"], f"{reason} ({_RETRIES + 1} attempts)")
+
+
+def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], data: str) -> None:
+    """Run what is left of a search; all its trials have ended then. Ray must be connected."""
+    settings, left = search.settings, sum(not one.ended for one in search.trials.values())
+    left += max(0, settings.trials - len(search.trials))
+    if not left:
+        return
+    for name, value in {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the job
+        "TUNE_RESULT_BUFFER_LENGTH": "0",
+        "TUNE_WARN_THRESHOLD_S": "60",
+    }.items():
+        os.environ.setdefault(name, value)
+    _SEARCHES[search.folder] = search
+    gpus, threads = settings.gpus_per_trial, settings.threads
+    folder, metric = search.folder, settings.metric
+
+    def train(config: dict[str, Any]) -> None:
+        number = config["number"]
+        place = records.trial_folder(folder, number)
+        point = storage.read_json(storage.join(place, "trial.json"))
+        torch.set_num_threads(threads)
+
+        def tell(epoch: int, value: float) -> None:
+            tune.report({"epoch": epoch, "value": value})
+
+        given = hyperparameters(Trial(number, point["values"]))
+        trial.run(given, data, place, metric, tell, "cuda" if gpus else "cpu")
+
+    resources = {"cpu": threads, **({"gpu": gpus} if gpus else {})}
+    tuner = tune.Tuner(
+        tune.with_resources(train, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_Next(folder),
+            num_samples=left,
+            max_concurrent_trials=settings.parallel or None,
+            reuse_actors=True,  # a new process would take longer to start than many a trial takes
+            metric="value",
+            mode="max",
+        ),
+        run_config=tune.RunConfig(
+            name=_TUNE,
+            storage_path=folder,
+            stop=_Stop(folder),
+            callbacks=[_Ends(folder)],
+            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            verbose=0,
+        ),
+    )
+    try:
+        storage.remove_folder(storage.join(folder, _TUNE))
+        with contextlib.redirect_stdout(sys.stderr if settings.verbose else io.StringIO()):  # ours is for the result
+            tuner.fit()
+        storage.remove_folder(storage.join(folder, _TUNE))
+    finally:
+        del _SEARCHES[folder]

@@ -1,0 +1,69 @@
+"""The best point of a search: trained anew on training and validation split with several seeds, and tested once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gru4rec import storage
+from gru4rec.config import Hyperparameters, Tune
+from gru4rec.evaluation import contenders, measure, pieces
+from gru4rec.evaluation.tally import Total, intervals
+from gru4rec.sessions.prepared import Prepared
+from gru4rec.tracking import folder as model_folder
+from gru4rec.tuning import trial
+
+FINAL = "final"
+_METRICS = ("recall_at_20", "mrr_at_20", "ndcg_at_20")
+_REFERENCE = "markov"  # a baseline that takes no time, beside
+
+
+def train(settings: Hyperparameters, seeds: Sequence[int], prepared: Prepared, folder: str, job: Tune) -> list[str]:
+    """Model folders, one a seed, each trained by a Ray task; those that are there already are left as they are."""
+    import ray
+
+    gpus = job.gpus_per_trial
+    options = {"num_cpus": job.threads, **({"num_gpus": gpus} if gpus else {}), "max_retries": 2}
+    task = ray.remote(_trained).options(**options)
+    given = [(seed, storage.join(folder, FINAL, f"seed-{seed}")) for seed in seeds]
+    return ray.get(
+        [
+            task.remote(settings, seed, prepared.folder, place, job.threads, "cuda" if gpus else "cpu")
+            for seed, place in given
+        ]
+    )
+
+
+def _trained(settings: Hyperparameters, seed: int, data: str, place: str, threads: int, device: str) -> str:
+    """Task."""
+    import dataclasses
+
+    import torch
+
+    torch.set_num_threads(threads)
+    return trial.train_whole(dataclasses.replace(settings, seed=seed), data, place, device)
+
+
+def test(models: Sequence[str], seeds: Sequence[int], prepared: Prepared, say: Callable[[str], None]) -> dict[str, Any]:
+    """Figures on the test split: of each seed's model and of a Markov chain, with 95 % intervals, and the mean and
+    standard deviation over the seeds.
+    """
+    cut = pieces.cut(prepared, "test")
+    asked = measure.question(prepared, "test", cut, [20])
+    items = np.arange(len(prepared.items))
+    found: list[contenders.Contender] = [
+        contenders.Model(f"seed {seed}", loaded.model, loaded.items["support"].to_numpy(), items)
+        for seed, loaded in zip(seeds, map(model_folder.load, models), strict=True)
+    ]
+    found.append(contenders.baseline(_REFERENCE, prepared).contender)
+    totals: dict[str, Total] = measure.measure(found, asked, cut, measure.Workers(), say)
+    metrics = {label: {key: total.metric(key) for key in _METRICS} for label, total in totals.items()}
+    of_seeds = np.array([[metrics[f"seed {seed}"][key] for key in _METRICS] for seed in seeds])
+    spread = of_seeds.std(axis=0, ddof=1) if len(seeds) > 1 else np.zeros(len(_METRICS))
+    return {
+        "predictions": next(iter(totals.values())).predictions,
+        "metrics": metrics,
+        "intervals": intervals(totals, _METRICS),
+        "mean": dict(zip(_METRICS, of_seeds.mean(axis=0).tolist(), strict=True)),
+        "deviation": dict(zip(_METRICS, spread.tolist(), strict=True)),
+    }

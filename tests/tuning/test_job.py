@@ -1,0 +1,202 @@
+"""The tune job on a real Ray and a real MLflow: killed and gone on with, it finds what an undisturbed search finds."""
+
+import json
+
+import mlflow
+import numpy as np
+import pytest
+from prepared_folder import prepared_folder
+from simple_log import simple_log
+
+from gru4rec import cli, config, storage
+from gru4rec.errors import InputError
+from gru4rec.evaluation import ranking
+from gru4rec.model.network import initialise
+from gru4rec.sessions.prepared import Prepared
+from gru4rec.tracking import folder, registry
+from gru4rec.training.exchange import Alone
+from gru4rec.training.loop import MODEL, Plan, Training
+from gru4rec.training.trainer import Trainer
+from gru4rec.tuning import job, records, report, search, space, trial
+from gru4rec.tuning.trials import Trial, best
+
+ITEMS = 40
+SPACE = """
+loss = "cross-entropy"
+n_sample = 16
+batch_size = { choices = [8, 16] }
+layers = { low = 8, high = 24, step = 8 }
+learning_rate = { low = 0.02, high = 0.4, step = 0.02 }
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    logs = {"train": simple_log(300, ITEMS, seed=1)[0], "valid": simple_log(60, ITEMS, seed=2)[0]}
+    return prepared_folder(
+        tmp_path_factory.mktemp("data") / "d", {**logs, "test": simple_log(60, ITEMS, seed=3)[0]}, ITEMS
+    )
+
+
+@pytest.fixture
+def given(data, tmp_path):
+    (tmp_path / "space.toml").write_text(SPACE)
+    return {
+        "data": data.folder,
+        "space": str(tmp_path / "space.toml"),
+        "storage": str(tmp_path / "kept"),
+        "trials": 3,
+        "epochs": 2,
+        "seeds": (7, 8),
+        "model_name": "tuned",
+        "parallel": 2,
+    }
+
+
+class Killed(Exception):
+    """Stands for the end of the job's process."""
+
+
+def undisturbed(settings, data, place):
+    """The trials of a search, one after another in this process."""
+    found = space.parse(SPACE, "s.toml")
+    trials = {}
+    for number in range(settings.trials):
+        one = Trial(number, found.draw(np.random.default_rng([settings.search_seed, number])))
+        hyperparameters = job.hyperparameters(found, one, settings, patience=settings.epochs)
+        (place / str(number)).mkdir(parents=True)
+        trial.run(hyperparameters, data.folder, str(place / str(number)), "mrr_at_20", lambda *_: None, "cpu")
+        curve = json.loads((place / str(number) / "curve.json").read_text())["curve"]
+        trials[number] = Trial(number, one.values, tuple(curve), "finished")
+    return trials
+
+
+@pytest.mark.ray
+def test_an_interrupted_search_ends_like_an_undisturbed_one(
+    given, data, store, ray_local, monkeypatch, tmp_path, capsys
+):
+    import ray.tune
+
+    settings = cli.check(config.Tune, {**given, "run_name": "cut"})
+    whole = undisturbed(settings, data, tmp_path / "whole")
+    heard = search.Search.heard
+
+    def until(self, number, epoch, value):
+        if (number, epoch) == (1, 2):
+            raise Killed
+        return heard(self, number, epoch, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search.Search, "heard", until)
+        with pytest.raises(ray.tune.TuneError, match="Killed"):
+            job.tune(settings)
+    left = records.trials(records.folder_of(settings, "cut"))
+    assert 2 <= len(left) <= 3
+    assert any(not one.ended for one in left.values())
+    result = job.tune(cli.parse(config.Tune, ["--resume", "cut", "--storage", given["storage"]]))
+    told = capsys.readouterr().err
+    assert "going on after" in told
+    assert "3 of 3 done, best" in told
+    trials = records.trials(records.folder_of(settings, "cut"))
+    assert {n: (one.values, one.curve) for n, one in trials.items()} == {
+        n: (one.values, one.curve) for n, one in whole.items()
+    }
+    assert (result["trials"], result["stopped"], result["failed"], result["epochs"]) == (3, 0, 0, 6)
+    assert (result["best"]["trial"], result["best"]["value"]) == (best(whole).number, best(whole).value)
+    check_what_is_kept(settings, result, data)
+    assert job.tune(settings) == result
+    assert "nothing to do" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--epochs is 5, but the search was begun with 2"):
+        job.tune(cli.check(config.Tune, {**given, "run_name": "cut", "epochs": 5}))
+
+
+def check_what_is_kept(settings, result, data):
+    client = mlflow.MlflowClient()
+    run = client.get_run(result["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["mrr_at_20"] == pytest.approx(result["test"]["mean"]["mrr_at_20"])
+    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    assert sorted(one.data.tags["trial"] for one in nested) == ["0", "1", "2"]
+    point = next(one for one in nested if one.data.tags["trial"] == str(result["best"]["trial"]))
+    assert point.data.params["learning_rate"] == str(result["best"]["settings"]["learning_rate"])
+    assert max(p.value for p in client.get_metric_history(point.info.run_id, "valid_metric")) == result["best"]["value"]
+    uri, version = registry.resolve("models:/tuned@candidate")
+    assert version == result["model_version"]
+    loaded = folder.load(registry.fetch(uri))
+    wanted = ranking.evaluate(loaded.model, data.read("test"), (20,)).result()
+    assert wanted["mrr_at_20"] == pytest.approx(result["test"]["metrics"]["seed 7"]["mrr_at_20"])
+    kept = records.folder_of(settings, "cut")
+    assert "How much" not in (page := storage.read_bytes(f"{kept}/report.html").decode())  # too few trials to say
+    assert "Best so far" in page
+    assert "<script" not in page
+    assert storage.list_folders(f"{kept}/trials/00000") == []  # no weights of trials are left
+    json.dumps(result)
+
+
+def test_a_trial_that_fails_says_why_and_never_reads_the_test_split(data, tmp_path):
+    told = []
+    settings = config.Hyperparameters(layers=(8,), batch_size=8, n_sample=16, epochs=2, patience=2, learning_rate=0.1)
+
+    def tell(epoch, value):
+        told.append((epoch, value))
+
+    (tmp_path / "good").mkdir()
+    trial.run(settings, data.folder, str(tmp_path / "good"), "mrr_at_20", tell, "cpu")
+    assert [epoch for epoch, _ in told] == [1, 2]
+    assert json.loads((tmp_path / "good" / "curve.json").read_text())["curve"] == [value for _, value in told]
+    wild = config.Hyperparameters(
+        layers=(8,), batch_size=8, n_sample=16, epochs=2, patience=2, lr_schedule="exponential", lr_final=1e30
+    )
+    (tmp_path / "bad").mkdir()
+    trial.run(wild, data.folder, str(tmp_path / "bad"), "mrr_at_20", tell, "cpu")
+    assert "the loss explodes in epoch 2" in json.loads((tmp_path / "bad" / "failed.json").read_text())["why"]
+
+
+def test_training_and_validation_split_are_one_log(data, tmp_path):
+    """Training on both is training on a folder whose training split is both."""
+    settings = config.Hyperparameters(layers=(8,), batch_size=8, n_sample=16, epochs=1)
+    place = trial.train_whole(settings, data.folder, str(tmp_path / "both"), "cpu")
+    found = folder.load(place)
+    train, valid = data.read("train"), data.read("valid")
+    assert found.items["support"].to_numpy().sum() == len(train.items) + len(valid.items)
+    trainer = Trainer(initialise(settings, ITEMS), found.items["support"].to_numpy())
+    trainer.train_epoch(0, [[*data.shards("train"), *data.shards("valid")]])
+    for name, tensor in trainer.model.tensors().items():
+        assert (tensor == found.model.tensors()[name]).all()
+    whole = Training(settings, Prepared(data.folder), Plan(str(tmp_path / "one")), Alone(), trial._Quiet()).run()
+    assert whole.metrics["mrr_at_20"] > 0
+    assert (tmp_path / "one" / MODEL).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"space": "nowhere.toml"}, "no such file, nor one of bpr-max, cross-entropy"),
+        ({"data": "nowhere"}, "nowhere: no such folder"),
+        ({"data": ""}, "--data: is required"),
+        ({"algorithm": "grid"}, "--algorithm"),
+        ({"resume": "gone"}, "there is no such search"),
+    ],
+)
+def test_what_is_refused_before_anything_starts(given, store, changed, named, tmp_path, capsys):
+    wanted = {name: value for name, value in {**given, **changed}.items() if name not in ("seeds",)}
+    arguments = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert cli.run(config.Tune, job.tune, arguments) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_without_a_validation_split(store, tmp_path, capsys):
+    log = simple_log(30, ITEMS, seed=1)[0]
+    folder_ = prepared_folder(tmp_path / "d", {"train": log, "test": log}, ITEMS).folder
+    assert cli.run(config.Tune, job.tune, ["--data", folder_]) == 2
+    assert "the valid split has nothing to predict; prepare it with --valid-days" in capsys.readouterr().err
+
+
+def test_importances_find_what_matters():
+    found = space.parse(SPACE, "s.toml")
+    points = {n: found.draw(np.random.default_rng(n)) for n in range(60)}
+    trials = {n: Trial(n, p, (1 - abs(p["learning_rate"] - 0.2),), "finished") for n, p in points.items()}
+    weights = report.importances(found, trials)
+    assert next(iter(weights)) == "learning_rate"
+    assert weights["learning_rate"] > 0.8
+    assert report.importances(found, {n: trials[n] for n in range(5)}) == {}
