@@ -6,6 +6,7 @@ settings or input. Either error is one line `error: …` on stderr; `--debug` ad
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -63,6 +64,7 @@ def parser(kind: type, prog: str | None = None) -> argparse.ArgumentParser:
     return made
 
 
+@functools.cache
 def _checker(kind: type) -> type[pydantic.BaseModel]:
     definitions: dict[str, Any] = {}
     for field, hint in _fields(kind):

@@ -65,7 +65,7 @@ def test_several_at_a_time_do_not_try_the_same():
 
 def test_who_looks_at_the_results_finds_better_points():
     values = {
-        name: [best(searched(algorithms.SUGGEST[name], seed, 60)).value for seed in range(5)]
+        name: [best(searched(algorithms.SUGGEST[name], seed, 60)).value for seed in range(3)]
         for name in ("random", "tpe", "star")
     }
     assert np.mean(values["tpe"]) > np.mean(values["random"])

@@ -38,9 +38,12 @@ def test_the_published_spaces():
         assert len(settings.layers) == 1
 
 
+SPACE = space.parse(BOTH, "s.toml")
+
+
 @given(seed=st.integers(0, 1000))
 def test_what_is_drawn_is_inside_and_meets_its_condition(seed):
-    found = space.parse(BOTH, "s.toml")
+    found = SPACE
     values = found.draw(np.random.default_rng(seed))
     assert ("bpreg" in values) == (values["loss"] == "bpr-max")
     assert 256 <= values["n_sample"] <= 8192
