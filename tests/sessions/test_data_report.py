@@ -76,8 +76,8 @@ def check_alone(text: str) -> Page:
     """The page needs nothing but itself and runs nothing."""
     page = Page(text)
     assert page.open == []
-    allowed = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "code", "figure", "table", "thead"}
-    allowed |= {"tbody", "tfoot", "tr", "th", "td", "svg", "g", "defs", "path", "use", "text", "rect", "clippath"}
+    allowed = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "code", "div", "figure", "table"}
+    allowed |= {"thead", "tbody", "tfoot", "tr", "th", "td", "svg", "g", "defs", "path", "use", "text", "rect", "clippath"}
     ids = Counter(attributes["id"] for _, attributes in page.tags if "id" in attributes)
     assert not [found for found, times in ids.items() if times > 1]
     for tag, attributes in page.tags:

@@ -1,0 +1,68 @@
+"""A training run in MLflow as the train job leaves it: by one worker in this process, without Ray."""
+
+import dataclasses
+import io
+
+from rich.console import Console
+
+from gru4rec import storage
+from gru4rec.config import Hyperparameters, Train
+from gru4rec.sessions.prepared import Prepared
+from gru4rec.tracking import runs
+from gru4rec.training import loop
+from gru4rec.training.describe import describe
+from gru4rec.training.exchange import Alone
+from gru4rec.training.on_ray import News, parameters
+from gru4rec.training.progress import Finished
+from gru4rec.training.record import record
+from gru4rec.training.watcher import Watcher
+
+
+class Told:
+    """A listener that keeps the news and passes them on, as the notice board does."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher, self._news = watcher, News()
+
+    def _tell(self, **changed) -> None:
+        self._news = dataclasses.replace(self._news, **changed)
+        self._watcher(self._news)
+
+    def begins(self, done, checkpoint):
+        self._tell(stage="training", epoch=len(done), done=tuple(done), workers=1)
+
+    def progress(self, epoch, point):
+        self._tell(stage="training", epoch=epoch, point=point)
+
+    def epoch_done(self, number, done):
+        self._tell(done=(*self._news.done[:number], done))
+
+    def committed(self, checkpoint): ...
+
+    def stage(self, name):
+        self._tell(stage=name)
+
+    def say(self, message):
+        self._tell(said=(*self._news.said, message))
+
+
+def hyperparameters(settings: Train) -> Hyperparameters:
+    return Hyperparameters(**{of.name: getattr(settings, of.name) for of in dataclasses.fields(Hyperparameters)})
+
+
+def trained_run(settings: Train, prepared: Prepared, place: str, store: str) -> tuple[str, str, Finished]:
+    """Train in the run's folder `place` and register: the run's id, the version, what training gave."""
+    experiment = runs.connect(store, settings.experiment)
+    run_id = runs.start_run(
+        experiment, parameters(settings), prepared.folder, prepared.fingerprint, name=settings.run_name or None
+    )
+    with Watcher(
+        Console(file=io.StringIO()), settings.epochs, prepared.summary["splits"]["train"]["transitions"], run_id
+    ) as watcher:
+        plan = loop.Plan(place, cutoffs=tuple(sorted({*settings.cutoffs, 20})))
+        training = loop.Training(hyperparameters(settings), prepared, plan, Alone(), Told(watcher))
+        finished = training.run()
+    model = storage.join(place, loop.MODEL)
+    version = record(describe(settings, prepared, finished, model), finished, model, run_id)
+    runs.finish(run_id)
+    return run_id, version, finished
