@@ -43,15 +43,15 @@ _HEAD = """<!DOCTYPE html>
 <style>
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
-body { max-width: 820px; margin: 2em auto; padding: 0 1em; }
+body { max-width: 960px; margin: 2em auto; padding: 0 1em; }
 h2 { font-size: 1.2em; margin-top: 2em; }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2em .8em .2em 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5; }
+th, td { padding: .2em .8em .2em 0; text-align: left; vertical-align: baseline; border-bottom: 1px solid #e5e5e5; }
 .wide { overflow-x: auto; }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
 td.raw, td.path { font: .85em ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
-td.raw, td.path { min-width: 7em; }
+td.text, td.raw, td.path { min-width: 7em; }
 tfoot td { font-weight: 600; border-top: 1px solid #888; }
 figure { margin: 0; }
 svg { min-width: 560px; max-width: 100%; height: auto; }

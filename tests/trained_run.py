@@ -7,7 +7,7 @@ from rich.console import Console
 
 from gru4rec import storage
 from gru4rec.config import Hyperparameters, Train
-from gru4rec.sessions.prepared import Prepared
+from gru4rec.sessions.prepared import REPORT, Prepared
 from gru4rec.tracking import runs
 from gru4rec.training import loop
 from gru4rec.training.describe import describe
@@ -51,18 +51,24 @@ def hyperparameters(settings: Train) -> Hyperparameters:
 
 
 def trained_run(settings: Train, prepared: Prepared, place: str, store: str) -> tuple[str, str, Finished]:
-    """Train in the run's folder `place` and register: the run's id, the version, what training gave."""
+    """A new run, trained in the folder `place` and registered: its id, the version, what training gave."""
     experiment = runs.connect(store, settings.experiment)
     run_id = runs.start_run(
         experiment, parameters(settings), prepared.folder, prepared.fingerprint, name=settings.run_name or None
     )
-    with Watcher(
-        Console(file=io.StringIO()), settings.epochs, prepared.summary["splits"]["train"]["transitions"], run_id
-    ) as watcher:
-        plan = loop.Plan(place, cutoffs=tuple(sorted({*settings.cutoffs, 20})))
-        training = loop.Training(hyperparameters(settings), prepared, plan, Alone(), Told(watcher))
-        finished = training.run()
+    report = storage.join(prepared.data, REPORT)
+    if storage.exists(report):
+        runs.log_file(run_id, report)
+    return run_id, *finish(settings, prepared, place, run_id)
+
+
+def finish(settings: Train, prepared: Prepared, place: str, run_id: str) -> tuple[str, Finished]:
+    """Do what is left of a run: the version, what training gave."""
+    transitions = prepared.summary["splits"]["train"]["transitions"]
+    plan = loop.Plan(place, cutoffs=tuple(sorted({*settings.cutoffs, 20})))
+    with Watcher(Console(file=io.StringIO()), settings.epochs, transitions, run_id) as watcher:
+        finished = loop.Training(hyperparameters(settings), prepared, plan, Alone(), Told(watcher)).run()
     model = storage.join(place, loop.MODEL)
     version = record(describe(settings, prepared, finished, model), finished, model, run_id)
     runs.finish(run_id)
-    return run_id, version, finished
+    return version, finished

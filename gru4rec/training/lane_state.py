@@ -44,8 +44,9 @@ def from_bytes(content: bytes) -> tuple[Point, list[Tensor]]:
         Position(place["shard"], place["sessions"], _lists(f"remaining.{group}", arrays))
         for group, place in enumerate(numbers.pop("positions"))
     )
-    curve = tuple(Mark(*mark) for mark in numbers.pop("curve", ()))
-    return Point(**numbers, positions=positions, clicked=_lists("clicked", arrays), curve=curve), hidden
+    curve = tuple(Mark(*mark) for mark in numbers.get("curve", ()))
+    parts = {"positions": positions, "clicked": _lists("clicked", arrays), "curve": curve}
+    return Point(**{**numbers, **parts}), hidden
 
 
 def _ragged(key: str, lists: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:

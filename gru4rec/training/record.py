@@ -16,7 +16,7 @@ def record(facts: Facts, trained: Finished, model: str, run_id: str) -> str:
 
     `runs.connect` first. Called again, after whatever interrupted it, it does what is left to do: no figure is recorded
     twice. The figures are `recall_at_20` with `recall_at_20_low` and `recall_at_20_high`, the ends of its 95 %
-    interval, and so on; those of the baselines are `markov/recall_at_20`, …
+    interval, and so on; those of the baselines, at 20 alone, are `markov/recall_at_20`, …
     """
     model_folder.write_card(model, model_card.text(facts))
     version = registry.register(
@@ -28,7 +28,8 @@ def record(facts: Facts, trained: Finished, model: str, run_id: str) -> str:
         description=model_card.summary(facts),
     )
     others = {name: metrics for name, metrics in facts.metrics.items() if name != MODEL}
-    runs.log_missing(run_id, {f"{name}/{key}": value for name, of in others.items() for key, value in of.items()})
+    at_20 = {f"{name}/{key}": of[key] for name, of in others.items() for key in of if key.endswith("_at_20")}
+    runs.log_missing(run_id, at_20)
     runs.log_text(run_id, training_report.page(facts, trained), PAGE)
     return version
 

@@ -148,7 +148,7 @@ def _workers(trained: Finished) -> str:
 
 def _settings(facts: Facts) -> str:
     rows: list[Row] = [
-        [key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else value]
+        [key, (", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"]
         for key, value in {**facts.hyperparameters, **facts.training}.items()
     ]
     return f"<h2>Settings</h2>\n{table('settings', {'setting': TEXT, 'value': RAW}, rows)}"
