@@ -45,9 +45,11 @@ _HEAD = """<!DOCTYPE html>
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 body { max-width: 960px; margin: 2em auto; padding: 0 1em; }
 h2 { font-size: 1.2em; margin-top: 2em; }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2em .8em .2em 0; text-align: left; vertical-align: baseline; border-bottom: 1px solid #e5e5e5; }
 .wide { overflow-x: auto; }
+div.wide { margin: 1em 0; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
 td.raw, td.path { font: .85em ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }

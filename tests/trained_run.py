@@ -52,6 +52,12 @@ def hyperparameters(settings: Train) -> Hyperparameters:
 
 def trained_run(settings: Train, prepared: Prepared, place: str, store: str) -> tuple[str, str, Finished]:
     """A new run, trained in the folder `place` and registered: its id, the version, what training gave."""
+    run_id = begin(settings, prepared, store)
+    return run_id, *finish(settings, prepared, place, run_id)
+
+
+def begin(settings: Train, prepared: Prepared, store: str) -> str:
+    """A new run in MLflow, with the data report where there is one: its id."""
     experiment = runs.connect(store, settings.experiment)
     run_id = runs.start_run(
         experiment, parameters(settings), prepared.folder, prepared.fingerprint, name=settings.run_name or None
@@ -59,13 +65,13 @@ def trained_run(settings: Train, prepared: Prepared, place: str, store: str) -> 
     report = storage.join(prepared.data, REPORT)
     if storage.exists(report):
         runs.log_file(run_id, report)
-    return run_id, *finish(settings, prepared, place, run_id)
+    return run_id
 
 
 def finish(settings: Train, prepared: Prepared, place: str, run_id: str) -> tuple[str, Finished]:
     """Do what is left of a run: the version, what training gave."""
     transitions = prepared.summary["splits"]["train"]["transitions"]
-    plan = loop.Plan(place, cutoffs=tuple(sorted({*settings.cutoffs, 20})))
+    plan = loop.Plan(place, cutoffs=tuple(sorted({*settings.cutoffs, 20})), checkpoint_steps=settings.checkpoint_steps)
     with Watcher(Console(file=io.StringIO()), settings.epochs, transitions, run_id) as watcher:
         finished = loop.Training(hyperparameters(settings), prepared, plan, Alone(), Told(watcher)).run()
     model = storage.join(place, loop.MODEL)

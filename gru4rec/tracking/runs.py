@@ -82,7 +82,8 @@ def start_run(
     """Begin a run and return its id; `connect` first.
 
     `parameters` become MLflow params under the same names (lists as `100,50`). The data's path and
-    fingerprint become tags and a dataset input.
+    fingerprint become tags and a dataset input. Without a `name`, MLflow thinks of one for a training; other runs have
+    that of their kind.
     """
     import mlflow
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
@@ -90,7 +91,10 @@ def start_run(
     client = mlflow.MlflowClient()
     shown = storage.shown(data)
     marks = {"kind": kind, "data": shown, "data_fingerprint": data_fingerprint, **(tags or {})}
-    run_id = client.create_run(experiment_id, tags={k: v for k, v in marks.items() if v}, run_name=name).info.run_id
+    called = None if kind == "train" else kind
+    run_id = client.create_run(
+        experiment_id, tags={k: v for k, v in marks.items() if v}, run_name=name or called
+    ).info.run_id
     client.log_batch(run_id, params=[Param(key, plain(value)) for key, value in parameters.items()])
     if data:
         dataset = Dataset(

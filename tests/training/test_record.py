@@ -7,13 +7,13 @@ import mlflow
 import pytest
 from prepared_folder import prepared_folder
 from simple_log import simple_log
-from trained_run import finish, trained_run
+from trained_run import Told, begin, finish, trained_run
 
 from gru4rec import cli, config
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking.model_card import MODEL
-from gru4rec.training import record, training_report
+from gru4rec.training import loop, record, training_report
 from gru4rec.training.describe import describe
 
 HOSTILE = "a<script>alert(1)</script>&amp;$"
@@ -69,6 +69,38 @@ def test_figures_intervals_and_baselines_are_with_the_run_and_the_model_once(sto
 
 class Killed(BaseException):
     """What a SIGKILL would do."""
+
+
+def test_killed_between_two_pieces_of_news_a_run_has_the_curves_of_an_undisturbed_one(
+    store, tmp_path, data, settings, monkeypatch
+):
+    monkeypatch.setattr(loop, "_PROGRESS_S", -1)
+    settings = dataclasses.replace(settings, checkpoint_steps=64)
+    undisturbed, *_ = trained_run(settings, data, str(tmp_path / "undisturbed"), store)
+    run_id, tell, place = begin(settings, data, store), Told._tell, str(tmp_path / "run")
+    kills = 0
+    for news in (2, 3, 5):  # after so many in an attempt
+        left = iter(range(news))
+
+        def told(self, left=left, **changed):
+            if next(left, None) is None:
+                raise Killed
+            tell(self, **changed)
+
+        monkeypatch.setattr(Told, "_tell", told)
+        try:
+            finish(settings, data, place, run_id)
+        except Killed:
+            kills += 1
+    assert kills == 3
+    monkeypatch.setattr(Told, "_tell", tell)
+    finish(settings, data, place, run_id)
+    found, expected = recorded(run_id), recorded(undisturbed)
+    assert found.keys() == expected.keys()
+    for key in ("curves/loss", "loss", "valid_mrr_at_20", "recall_at_20", "markov/recall_at_20"):
+        assert sorted(found[key]) == sorted(expected[key])
+    for key, points in found.items():
+        assert len(points) == len(dict(points)) == len(expected[key])
 
 
 @pytest.mark.parametrize("where", ["write_card", "register", "log_missing", "log_text"])
