@@ -43,15 +43,20 @@ _HEAD = """<!DOCTYPE html>
 <style>
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
-body { max-width: 820px; margin: 2em auto; padding: 0 1em; }
+body { max-width: 960px; margin: 2em auto; padding: 0 1em; }
 h2 { font-size: 1.2em; margin-top: 2em; }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .2em .8em .2em 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5; }
-.number { text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2em .8em .2em 0; text-align: left; vertical-align: baseline; border-bottom: 1px solid #e5e5e5; }
+.wide { overflow-x: auto; }
+div.wide { margin: 1em 0; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
 td.raw, td.path { font: .85em ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
+td.text, td.raw, td.path { min-width: 7em; }
 tfoot td { font-weight: 600; border-top: 1px solid #888; }
 figure { margin: 0; }
-svg { max-width: 100%; height: auto; }
+svg { min-width: 560px; max-width: 100%; height: auto; }
 p.note { color: #555; }
 </style>
 </head>
@@ -65,10 +70,10 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def table(name: str, columns: Mapping[str, str], rows: list[Row], foot: Row | None = None) -> str:
-    """A table with the id `name`; `columns`: heading → kind. Every cell is escaped."""
-    lines = [f'<table id="{name}">', "<thead>", _row("th", columns, columns), "</thead>", "<tbody>"]
+    """A table with the id `name`; `columns`: heading → kind. Every cell is escaped. Too wide, it scrolls by itself."""
+    lines = [f'<div class="wide"><table id="{name}">', "<thead>", _row("th", columns, columns), "</thead>", "<tbody>"]
     lines += [_row("td", row, columns) for row in rows]
-    lines += ["</tbody>", *(["<tfoot>", _row("td", foot, columns), "</tfoot>"] if foot else []), "</table>"]
+    lines += ["</tbody>", *(["<tfoot>", _row("td", foot, columns), "</tfoot>"] if foot else []), "</table></div>"]
     return "\n".join(lines)
 
 
@@ -119,4 +124,4 @@ def svg(name: str, label: str, height: float, draw: Callable[["Figure"], None]) 
 
 def figure(heading: str, drawing: str) -> str:
     """A heading with an svg element below."""
-    return f"<h2>{heading}</h2>\n<figure>{drawing}</figure>"
+    return f'<h2>{heading}</h2>\n<figure class="wide">{drawing}</figure>'

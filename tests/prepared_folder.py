@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gru4rec.sessions import write
 from gru4rec.sessions.prepared import SPLITS, Prepared, Sessions
@@ -31,6 +32,30 @@ def prepared_folder(folder: Path, splits: dict[str, Sessions], items: int, shard
     summary = {"fingerprint": "".join(digest[:8] for digest in digests), "splits": entries}
     (folder / "prepare.json").write_text(json.dumps(summary))
     return Prepared(str(folder))
+
+
+def complete(
+    prepared: Prepared, rejected: list[dict] | None = None, removed: tuple[int, ...] = (7, 5, 3, 2)
+) -> Prepared:
+    """The folder with the counts and the rejected rows that prepare would have written."""
+    names = ["sessions too short", "rare items (train)", "items unknown in training (valid, test)"]
+    names.append("sessions too short now (valid, test)")
+    steps = [
+        {"name": n, "sessions": i, "clicks": clicks} for i, (n, clicks) in enumerate(zip(names, removed, strict=True))
+    ]
+    left = sum(prepared.summary["splits"][name]["clicks"] for name in SPLITS)
+    rows_in = left + sum(removed) + len(rejected or [])
+    logs = [{"log": "clicks", "files": 2, "rows_in": rows_in, "rejected": len(rejected or [])}]
+    prepared.summary |= {"rows_in": rows_in, "rejected": len(rejected or []), "logs": logs, "steps": steps}
+    prepared.summary["items"] = len(prepared.items)
+    folder = prepared.folder
+    with open(f"{folder}/prepare.json", "w") as file:
+        json.dump(prepared.summary, file)
+    if rejected:
+        pa.fs.LocalFileSystem().create_dir(f"{folder}/rejected")
+        for part, rows in enumerate(np.array_split(rejected, 2)):
+            pq.write_table(pa.Table.from_pylist(rows.tolist()), f"{folder}/rejected/part-{part:06d}.parquet")
+    return Prepared(folder)
 
 
 def _table(sessions: Sessions, rows: np.ndarray) -> pa.Table:

@@ -68,7 +68,7 @@ def summary(facts: Facts) -> str:
     found = f"Trained on {_escaped(facts.data)}: {train['sessions']:,} sessions{until}; {facts.items:,} items."
     if facts.predictions:
         shown = [
-            f"{_metric_name(key)} {_figure(facts, MODEL, key)}"
+            f"{metric_name(key)} {figure(facts, MODEL, key)}"
             for key in ("recall_at_20", "mrr_at_20")
             if key in facts.metrics[MODEL]
         ]
@@ -96,10 +96,7 @@ def _metrics(facts: Facts) -> list[str]:
         f"Test split: {facts.predictions:,} predictions in {facts.sessions:,} sessions, each over the whole catalogue; "
         "items that score the same as the one that was clicked count against the model."
     )
-    named = [key.partition("_at_") for key in facts.metrics[MODEL]]
-    named.sort(key=lambda parts: (list(_METRICS).index(parts[0]), int(parts[2])))
-    keys = ["".join(parts) for parts in named]
-    rows = [[_metric_name(key), *(_figure(facts, model, key) for model in facts.metrics)] for key in keys]
+    rows = [[metric_name(key), *(figure(facts, model, key) for model in facts.metrics)] for key in metric_keys(facts)]
     return [about, _table(["", *map(_escaped, facts.metrics)], rows), _about_intervals(facts)]
 
 
@@ -155,13 +152,22 @@ def _usage(facts: Facts) -> list[str]:
     ]
 
 
-def _figure(facts: Facts, model: str, key: str) -> str:
+def metric_keys(facts: Facts) -> list[str]:
+    """`recall_at_5`, `recall_at_20`, `mrr_at_5`, …: in the order of the card."""
+    named = [key.partition("_at_") for key in facts.metrics[MODEL]]
+    named.sort(key=lambda parts: (list(_METRICS).index(parts[0]), int(parts[2])))
+    return ["".join(parts) for parts in named]
+
+
+def figure(facts: Facts, model: str, key: str) -> str:
+    """`0.7000 (0.6900–0.7100)`: a metric of a model with its interval, where there is one."""
     value, bounds = facts.metrics[model].get(key), facts.intervals.get(model, {}).get(key)
     interval = f" ({bounds[0]:.4f}–{bounds[1]:.4f})" if bounds else ""
     return f"{value:.4f}{interval}" if value is not None else ""
 
 
-def _metric_name(key: str) -> str:
+def metric_name(key: str) -> str:
+    """`Recall@20` for `recall_at_20`."""
     name, _, cutoff = key.partition("_at_")
     return f"{_METRICS[name]}@{cutoff}"
 

@@ -31,10 +31,9 @@ def register(
     metrics: Mapping[str, float] | None = None,
     data_fingerprint: str = "",
     tags: Mapping[str, str] | None = None,
-    step: int = 0,
     description: str = "",
 ) -> str:
-    """Log the model folder with the run, record `metrics` of both at `step`, register it, and return the new version.
+    """Log the model folder with the run, record `metrics` of both, register it, and return the new version.
 
     `description` is the version's, in Markdown. `runs.connect` first. Logged is a pyfunc model from code (see
     pyfunc_model.py) with weights, settings, catalogue and card as its artifact and this package's source beside it;
@@ -53,7 +52,7 @@ def register(
     logged = _logged(run_id) or _log(run_id, folder)
     if metrics and not logged.metrics:
         # The time is always the same: points that an interrupted call has recorded are not recorded twice.
-        runs.log_metrics(run_id, metrics, step, logged.model_id, logged.creation_timestamp)
+        runs.log_metrics(run_id, metrics, model_id=logged.model_id, at_ms=logged.creation_timestamp)
     if not model_name:
         return ""
     if not client.search_registered_models(f"name = '{_checked_name(model_name)}'"):

@@ -14,6 +14,7 @@ from gru4rec import storage
 from gru4rec.errors import GRU4RecError
 
 DEFAULT_STORE = "mlflow.db"
+_BATCH = 1000  # metrics that MLflow takes at once
 
 
 def address(tracking_uri: str = "") -> str:
@@ -81,7 +82,8 @@ def start_run(
     """Begin a run and return its id; `connect` first.
 
     `parameters` become MLflow params under the same names (lists as `100,50`). The data's path and
-    fingerprint become tags and a dataset input.
+    fingerprint become tags and a dataset input. Without a `name`, MLflow thinks of one for a training; other runs have
+    that of their kind.
     """
     import mlflow
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
@@ -89,7 +91,10 @@ def start_run(
     client = mlflow.MlflowClient()
     shown = storage.shown(data)
     marks = {"kind": kind, "data": shown, "data_fingerprint": data_fingerprint, **(tags or {})}
-    run_id = client.create_run(experiment_id, tags={k: v for k, v in marks.items() if v}, run_name=name).info.run_id
+    called = None if kind == "train" else kind
+    run_id = client.create_run(
+        experiment_id, tags={k: v for k, v in marks.items() if v}, run_name=name or called
+    ).info.run_id
     client.log_batch(run_id, params=[Param(key, plain(value)) for key, value in parameters.items()])
     if data:
         dataset = Dataset(
@@ -141,6 +146,25 @@ def log_metrics(
 def log_epoch(run_id: str, epoch: int, **metrics: float) -> None:
     """Record what an epoch (counted from 1) brought: loss, events_per_second, …"""
     log_metrics(run_id, metrics, step=epoch)
+
+
+def log_points(run_id: str, points: Mapping[int, Mapping[str, float]]) -> None:
+    """Record metrics by step, all at once."""
+    import mlflow
+    from mlflow.entities import Metric
+
+    time_ms = int(time.time() * 1000)
+    found = [Metric(key, float(value), time_ms, step) for step, of in points.items() for key, value in of.items()]
+    for first in range(0, len(found), _BATCH):
+        mlflow.MlflowClient().log_batch(run_id, metrics=found[first : first + _BATCH])
+
+
+def log_missing(run_id: str, metrics: Mapping[str, float]) -> None:
+    """Record those of the metrics that the run does not have: called again, it does what is left to do."""
+    import mlflow
+
+    known = mlflow.MlflowClient().get_run(run_id).data.metrics
+    log_metrics(run_id, {key: value for key, value in metrics.items() if key not in known})
 
 
 def reopen(run_id: str) -> None:

@@ -1,6 +1,7 @@
 """The train job: data (simulated where none is given), training on Ray, MLflow run, registered version, a table."""
 
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from gru4rec.training.describe import describe
 from gru4rec.training.loop import MODEL
 from gru4rec.training.on_ray import fit, parameters
 from gru4rec.training.progress import Finished
+from gru4rec.training.record import record
 from gru4rec.training.run_folder import Run
 from gru4rec.training.warm_start import Overlap, check_architecture
 from gru4rec.training.watcher import Watcher
@@ -53,23 +55,13 @@ def train(settings: Train) -> dict[str, Any]:
             with Watcher(console, settings.epochs, splits["train"]["transitions"], run.run_id) as watcher:
                 trained = fit(settings, prepared.folder, run.folder, watcher, run.start if settings.warm_start else "")
             model = storage.join(run.folder, MODEL)
-            console.print("ranking the test split once more, for the model card and the baselines")
+            console.print("ranking the test split once more, for intervals and baselines")
             facts = describe(settings, prepared, trained, model)
-            card = model_card.text(facts)
-            model_folder.write_card(model, card)
-            version = registry.register(
-                run.run_id,
-                model,
-                settings.model_name,
-                trained.metrics,
-                prepared.fingerprint,
-                step=len(trained.epochs),
-                description=model_card.summary(facts),
-            )
+            version = record(facts, trained, model, run.run_id)
             if settings.model_out:
                 kept, optimizer = model_folder.load(model), model_folder.load_optimizer(model)
                 out = storage.absolute(settings.model_out)
-                model_folder.save(kept.model, kept.items, out, kept.config, optimizer, card)
+                model_folder.save(kept.model, kept.items, out, kept.config, optimizer, model_card.text(facts))
             status = "FINISHED"
         finally:
             runs.finish(run.run_id, status)
@@ -86,8 +78,10 @@ def train(settings: Train) -> dict[str, Any]:
         "workers": trained.workers,
         "exchange_bytes_per_step": trained.epochs[-1].workers[0].exchange_bytes,
         **trained.metrics,
+        "intervals": _plain(facts.intervals.get(model_card.MODEL, {})),
         "predictions": trained.predictions,
         "baselines": others,
+        "baseline_intervals": {name: _plain(facts.intervals.get(name, {})) for name in others},
         "model": settings.model_out or storage.shown(model),
         "data": storage.shown(prepared.folder),
     }
@@ -169,6 +163,11 @@ def _opened(data: str, settings: Train) -> Prepared:
     if prepared.summary["splits"]["train"]["transitions"] == 0:
         raise InputError(f"{data}: no training session has two clicks or more")
     return prepared
+
+
+def _plain(intervals: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Intervals by metric, as JSON brings them back."""
+    return {key: list(bounds) for key, bounds in intervals.items()}
 
 
 def _speed(trained: Finished) -> float:

@@ -9,6 +9,7 @@ import safetensors.numpy
 import torch
 from torch import Tensor
 
+from gru4rec.training.curve import Mark
 from gru4rec.training.lanes import Position
 from gru4rec.training.progress import Point
 
@@ -43,7 +44,9 @@ def from_bytes(content: bytes) -> tuple[Point, list[Tensor]]:
         Position(place["shard"], place["sessions"], _lists(f"remaining.{group}", arrays))
         for group, place in enumerate(numbers.pop("positions"))
     )
-    return Point(**{**numbers, "positions": positions, "clicked": _lists("clicked", arrays)}), hidden
+    curve = tuple(Mark(*mark) for mark in numbers.get("curve", ()))
+    parts = {"positions": positions, "clicked": _lists("clicked", arrays), "curve": curve}
+    return Point(**{**numbers, **parts}), hidden
 
 
 def _ragged(key: str, lists: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ from gru4rec.model import negatives
 from gru4rec.model.network import GRU4Rec, initialise
 from gru4rec.sessions.prepared import Prepared, Shard, Shuffled, Source
 from gru4rec.tracking import folder as model_folder
-from gru4rec.training import checkpoints, lane_state
+from gru4rec.training import checkpoints, curve, lane_state
 from gru4rec.training.exchange import Exchange
 from gru4rec.training.progress import Done, Epoch, Finished, Listener, Point, WorkerFigures
 from gru4rec.training.trainer import BLOCK_STEPS, Trainer
@@ -128,11 +128,15 @@ class Training:
         at, self._at = self._at, None
         last = at or Point()
         sent, steps = self._exchange.sent, last.steps
+        transitions = self._prepared.summary["splits"]["train"]["transitions"]
+        if self._plan.sync_every > 1:
+            transitions /= self._exchange.size  # a point knows its own worker's
 
         def after(point: Point) -> None:
             nonlocal last
-            last = point
-            self._after_block(point)
+            marks = curve.extended(last.curve, point.loss, point.events, point.seconds, transitions)
+            last = dataclasses.replace(point, curve=marks)
+            self._after_block(last)
 
         result = self.trainer.train_epoch(epoch, [shards], at, after)
         self._check_replicas(epoch, last.steps)
@@ -144,7 +148,7 @@ class Training:
                 if self._first:
                     self._save_model(self._best(epoch + 1), {})
         shown = {f"valid_{key}": value for key, value in validated.items()}
-        done = Done(result, shown, self._figures(last, sent, steps))
+        done = Done(result, shown, self._figures(last, sent, steps), last.curve)
         self._done.append(done)
         self._checkpoint(Point(epoch + 1))
         if self._first:
@@ -397,4 +401,6 @@ def _catalogue(prepared: Prepared, splits: Sequence[str]) -> pa.Table:
 
 
 def _done(kept: dict[str, Any]) -> Done:
-    return Done(Epoch(**kept["epoch"]), kept["validated"], tuple(WorkerFigures(**of) for of in kept["workers"]))
+    workers = tuple(WorkerFigures(**of) for of in kept["workers"])
+    marks = tuple(curve.Mark(*mark) for mark in kept.get("curve", ()))
+    return Done(Epoch(**kept["epoch"]), kept["validated"], workers, marks)

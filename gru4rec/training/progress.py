@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from gru4rec.training import lanes
+from gru4rec.training.curve import Mark
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Point:
     limit: float = 0.0  # a block's mean loss above which training has exploded
     positions: tuple[lanes.Position, ...] = ()  # of each group of lanes
     clicked: tuple[np.ndarray, ...] = ()  # with `mask_seen`: what each lane's session has clicked
+    curve: tuple[Mark, ...] = ()  # of the epoch so far
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Done:
     epoch: Epoch
     validated: dict[str, float]  # metrics on the validation split; empty without early stopping
     workers: tuple[WorkerFigures, ...]
+    curve: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,19 @@
 
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from gru4rec.tracking import runs
+from gru4rec.training.curve import PARTS, Mark, stretches
 from gru4rec.training.loop import Done
 from gru4rec.training.on_ray import News
+
+CURVES = "curves"
+"""Section of the metrics by hundredths of an epoch: MLflow's UI puts what has a slash in its name into sections, and
+sorts these."""
 
 _RECENT_S = 30.0  # speed and time left are those of so many seconds
 
@@ -16,13 +22,14 @@ _RECENT_S = 30.0  # speed and time left are those of so many seconds
 class Watcher:
     """Shows the workers' news: a bar on a terminal, elsewhere a line every `every_s` seconds; and a line an epoch.
 
-    Each epoch is recorded in MLflow, once, whoever has recorded it.
+    Each epoch is recorded in MLflow, once, whoever has recorded it, and so is each hundredth of an epoch.
     """
 
     def __init__(self, console: Console, epochs: int, transitions: int, run_id: str, every_s: float = 60.0) -> None:
         self._console, self._epochs, self._transitions, self._run_id = console, epochs, transitions, run_id
         self._every_s = every_s
         self._recorded = runs.logged_steps(run_id, "loss")
+        self._parts = runs.logged_steps(run_id, f"{CURVES}/loss")
         self._shown = max(self._recorded, default=0)  # epochs that a person has seen, here or in an earlier attempt
         self._said = 0
         self._line_at = time.monotonic() + every_s
@@ -65,6 +72,8 @@ class Watcher:
             left = (self._epochs * self._transitions - done) / speed if speed else 0
             share = done / max(self._epochs * self._transitions, 1)
             self._console.print(f"{described}  {share:.0%} done" + (f"  {_duration(left)} left" if left else ""))
+        in_hand = {news.epoch: news.point.curve}
+        self._record_parts(in_hand | {number: epoch.curve for number, epoch in enumerate(news.done)})
         for number, epoch in enumerate(news.done, start=1):
             if number not in self._recorded:
                 self._recorded.add(number)
@@ -84,17 +93,29 @@ class Watcher:
         seconds = now - self._recent[0][0]
         return (done - self._recent[0][1]) / seconds if seconds > 1 else 0.0
 
+    def _record_parts(self, curves: Mapping[int, Sequence[Mark]]) -> None:
+        """Record what is new of the curves by epoch, from 0; a step is a hundredth of an epoch."""
+        points: dict[int, dict[str, float]] = {}
+        for epoch, marks in curves.items():
+            for of in stretches(marks):
+                step = epoch * PARTS + of.part
+                if step not in self._parts:
+                    points[step] = {f"{CURVES}/loss": of.loss, f"{CURVES}/events_per_second": of.events_per_second}
+        if points:
+            runs.log_points(self._run_id, points)
+            self._parts |= points.keys()
+
     def _record(self, number: int, done: Done) -> None:
         epoch = done.epoch
         of_workers: dict[str, float] = {}
         for rank, worker in enumerate(done.workers):
             of_workers |= {
-                f"worker_{rank}_events_per_second": worker.events_per_second,
-                f"worker_{rank}_wait_share": worker.wait_share,
-                f"worker_{rank}_exchange_share": worker.exchange_share,
-                f"worker_{rank}_exchange_bytes_per_step": worker.exchange_bytes,
-                f"worker_{rank}_resident_mib": worker.resident_mib,
-                **({f"worker_{rank}_gpu_memory_mib": worker.gpu_memory_mib} if worker.gpu_memory_mib else {}),
+                f"workers/{rank}/events_per_second": worker.events_per_second,
+                f"workers/{rank}/wait_share": worker.wait_share,
+                f"workers/{rank}/exchange_share": worker.exchange_share,
+                f"workers/{rank}/exchange_bytes_per_step": worker.exchange_bytes,
+                f"workers/{rank}/resident_mib": worker.resident_mib,
+                **({f"workers/{rank}/gpu_memory_mib": worker.gpu_memory_mib} if worker.gpu_memory_mib else {}),
             }
         speed = epoch.events / max(epoch.seconds, 1e-9)
         metrics = {"loss": epoch.loss, "events_per_second": speed, "workers": len(done.workers)}

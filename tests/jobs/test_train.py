@@ -54,7 +54,9 @@ def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
     assert logged.data.tags["data_fingerprint"] == prepared.fingerprint
     assert logged.data.metrics["recall_at_20"] == pytest.approx(result["recall_at_20"])
     assert [point.value for point in client.get_metric_history(result["run_id"], "loss")] == result["loss"]
-    assert "report.html" in {artifact.path for artifact in client.list_artifacts(result["run_id"])}
+    artifacts = {artifact.path for artifact in client.list_artifacts(result["run_id"])}
+    assert {"report.html", "training.html"} <= artifacts
+    check_figures(result, logged.data.metrics)
     version = client.get_model_version("gru4rec", result["model_version"])
     assert version.run_id == result["run_id"]
     check_card(result, version.description)
@@ -69,6 +71,17 @@ def test_clicks_to_a_registered_model_and_lists(ray_local, here, capsys):
     check_evaluation(result, capsys)
     check_lists(prepared, here, capsys)
     check_warm_start(result, capsys)
+
+
+def check_figures(result: dict, recorded: dict[str, float]) -> None:
+    """Intervals are in the result and, as the baselines, in MLflow; so is the loss within epochs."""
+    low, high = result["intervals"]["recall_at_20"]
+    assert low < result["recall_at_20"] < high
+    assert (recorded["recall_at_20_low"], recorded["recall_at_20_high"]) == (low, high)
+    assert recorded["markov/mrr_at_20"] == result["baselines"]["markov"]["mrr_at_20"]
+    low, high = result["baseline_intervals"]["markov"]["mrr_at_20"]
+    assert low < recorded["markov/mrr_at_20"] < high
+    assert {"curves/loss", "curves/events_per_second", "workers/1/events_per_second"} <= recorded.keys()
 
 
 def check_card(result: dict, description: str) -> None:

@@ -67,7 +67,7 @@ def test_interrupted_anywhere_and_called_again_a_run_has_all_of_it_once(store, t
 
     folder.save(MODEL, items(NUMBERS), str(tmp_path / "model"))
     run_id = runs.start_run(runs.connect(store), {})
-    call = (run_id, str(tmp_path / "model"), "gru4rec", {"recall_at_20": 0.5, "mrr_at_20": 0.25}, "abc", None, 3)
+    call = (run_id, str(tmp_path / "model"), "gru4rec", {"recall_at_20": 0.5, "mrr_at_20": 0.25}, "abc")
 
     def killed(*arguments, **options):
         raise Killed
@@ -79,7 +79,7 @@ def test_interrupted_anywhere_and_called_again_a_run_has_all_of_it_once(store, t
     assert registry.register(*call) == registry.register(*call) == "1"
     client = mlflow.MlflowClient()
     for key, value in {"recall_at_20": 0.5, "mrr_at_20": 0.25}.items():
-        assert [(point.step, point.value) for point in client.get_metric_history(run_id, key)] == [(3, value)]
+        assert [(point.step, point.value) for point in client.get_metric_history(run_id, key)] == [(0, value)]
     (logged,) = client.search_logged_models([client.get_run(run_id).info.experiment_id])
     assert {(metric.key, metric.value) for metric in logged.metrics} == {("recall_at_20", 0.5), ("mrr_at_20", 0.25)}
     (version,) = client.search_model_versions("name = 'gru4rec'")

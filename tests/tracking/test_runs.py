@@ -66,6 +66,31 @@ def test_a_run_from_start_to_end(store, client):
     assert (used.dataset.name, used.dataset.digest) == ("prepared", "f" * 36)
 
 
+def test_points_by_step_more_than_mlflow_takes_at_once(store, client):
+    run_id = runs.start_run(runs.connect(store), {})
+    points = {step: {"curves/loss": step / 2, "curves/events_per_second": 2.0 * step} for step in range(1, 701)}
+    runs.log_points(run_id, points)
+    history = client.get_metric_history(run_id, "curves/loss")
+    assert {point.step: point.value for point in history} == {step: of["curves/loss"] for step, of in points.items()}
+    assert runs.logged_steps(run_id, "curves/events_per_second") == points.keys()
+
+
+def test_what_a_run_has_is_not_recorded_again(store, client):
+    run_id = runs.start_run(runs.connect(store), {})
+    runs.log_metrics(run_id, {"recall_at_20": 0.5})
+    runs.log_missing(run_id, {"recall_at_20": 0.6, "mrr_at_20": 0.25})
+    runs.log_missing(run_id, {"recall_at_20": 0.6, "mrr_at_20": 0.3})
+    assert client.get_run(run_id).data.metrics == {"recall_at_20": 0.5, "mrr_at_20": 0.25}
+    assert len(client.get_metric_history(run_id, "recall_at_20")) == 1
+
+
+@pytest.mark.parametrize(("kind", "called"), [("compare", "compare"), ("train", None)])
+def test_a_run_is_called_as_it_is_told_or_after_its_kind(store, client, kind, called):
+    experiment = runs.connect(store)
+    assert client.get_run(runs.start_run(experiment, {}, kind=kind, name="mine")).info.run_name == "mine"
+    assert called in (None, client.get_run(runs.start_run(experiment, {}, kind=kind)).info.run_name)
+
+
 def test_credentials_in_a_path_are_not_recorded(store, client):
     run_id = runs.start_run(runs.connect(store), {}, "s3://key:hush@bucket/data", "abc")
     recorded = client.get_run(run_id)

@@ -9,12 +9,15 @@ from prepared_folder import prepared_folder
 from simple_log import simple_log
 from workers import tensors_hash
 
-from gru4rec.config import Hyperparameters
+from gru4rec.config import Hyperparameters, Train
 from gru4rec.errors import GRU4RecError
 from gru4rec.evaluation import ranking
 from gru4rec.sessions.prepared import Prepared, Sessions
 from gru4rec.tracking import folder as model_folder
+from gru4rec.tracking import model_card
 from gru4rec.training import checkpoints, loop
+from gru4rec.training.curve import PARTS
+from gru4rec.training.describe import describe
 from gru4rec.training.exchange import Alone
 from gru4rec.training.loop import Plan, Training
 
@@ -97,6 +100,12 @@ def model_hash(place) -> str:
     return tensors_hash(model_folder.load(folder).model.tensors() | model_folder.load_optimizer(folder))
 
 
+def card(data, name, finished, place) -> bytes:
+    """The model card that the train job writes for this run."""
+    settings = Train(data=data.folder, **dataclasses.asdict(SETTINGS[name]))
+    return model_card.text(describe(settings, data, finished, f"{place}/model")).encode()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(data, tmp_path_factory):
     found = {}
@@ -105,7 +114,7 @@ def undisturbed(data, tmp_path_factory):
         if name not in found:
             place = tmp_path_factory.mktemp("undisturbed")
             finished, _ = train(data, place, SETTINGS[name])
-            found[name] = finished, model_hash(place)
+            found[name] = finished, model_hash(place), card(data, name, finished, place)
         return found[name]
 
     return of
@@ -114,12 +123,13 @@ def undisturbed(data, tmp_path_factory):
 def comparable(finished):
     """Without the seconds."""
     epochs = [(done.epoch.loss, done.epoch.events, done.epoch.steps, done.validated) for done in finished.epochs]
-    return epochs, finished.metrics, finished.predictions, finished.best_epoch
+    curves = [[mark[:3] for mark in done.curve] for done in finished.epochs]
+    return epochs, curves, finished.metrics, finished.predictions, finished.best_epoch
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_killed_at_any_news_and_begun_again_it_ends_with_the_same_bits(data, tmp_path, undisturbed, name):
-    expected, weights = undisturbed(name)
+    expected, weights, expected_card = undisturbed(name)
     rng = np.random.default_rng(len(name))
     kills, finished = 0, None
     while finished is None:
@@ -131,7 +141,9 @@ def test_killed_at_any_news_and_begun_again_it_ends_with_the_same_bits(data, tmp
     assert kills >= 3
     assert heard.begun[0][1], "it went on from a checkpoint"
     assert comparable(finished) == comparable(expected)
+    assert all(done.curve[-1].part == PARTS for done in finished.epochs)
     assert model_hash(tmp_path) == weights
+    assert card(data, name, finished, tmp_path) == expected_card
 
 
 def test_what_is_reported_is_what_the_model_gives(data, tmp_path, undisturbed):
@@ -150,7 +162,7 @@ def test_what_is_reported_does_not_depend_on_the_parts_it_is_ranked_in(data, tmp
 
 
 def test_early_stopping_keeps_the_best_epoch(data, tmp_path, undisturbed):
-    finished, _ = undisturbed("early stopping")
+    finished, *_ = undisturbed("early stopping")
     values = [done.validated["valid_mrr_at_20"] for done in finished.epochs]
     assert finished.best_epoch == 1 + int(np.argmax(values))
     assert len(values) == min(finished.best_epoch + 2, 5)

@@ -1,5 +1,6 @@
 """What a person and MLflow hear of a run: sparse, and each epoch once."""
 
+import dataclasses
 import io
 
 import mlflow
@@ -7,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from gru4rec.tracking import runs
+from gru4rec.training.curve import Mark
 from gru4rec.training.on_ray import News
 from gru4rec.training.progress import Done, Epoch, Point, WorkerFigures
 from gru4rec.training.watcher import Watcher, _duration
@@ -45,9 +47,33 @@ def test_each_epoch_is_shown_and_recorded_once_over_all_attempts(run_id):
     history = mlflow.MlflowClient().get_metric_history(run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 5.0), (2, 4.0), (3, 3.0)]
     recorded = mlflow.MlflowClient().get_run(run_id).data.metrics
-    assert recorded["worker_1_events_per_second"] == 500
-    assert recorded["worker_0_resident_mib"] == 300
-    assert "worker_0_gpu_memory_mib" not in recorded
+    assert recorded["workers/1/events_per_second"] == 500
+    assert recorded["workers/0/resident_mib"] == 300
+    assert "workers/0/gpu_memory_mib" not in recorded
+
+
+def test_each_hundredth_of_an_epoch_is_recorded_once_over_all_attempts(run_id):
+    marks = Mark(20, 1000.0, 200, 1.0), Mark(60, 2600.0, 600, 2.0), Mark(100, 4000.0, 1000, 4.0)
+    whole = dataclasses.replace(done(4.0), curve=marks)
+    watch(
+        run_id,
+        News("training", 0, Point(0, curve=marks[:1]), 1),
+        News("training", 0, Point(0, curve=marks[:2]), 1),
+        News("training", 0, Point(0, curve=marks[:2]), 1, (whole,)),  # the epoch is whole, the next has not begun
+        News("training", 1, Point(1, curve=marks[:1]), 1, (whole,)),
+    )
+    # Begun again from a checkpoint of the first epoch, then with other workers: its marks lie elsewhere.
+    others = Mark(40, 1900.0, 400, 1.0), *marks[1:]
+    watch(
+        run_id,
+        News("training", 0, Point(0, curve=marks[:1]), 1),
+        News("training", 1, Point(1, curve=others), 1, (whole,)),
+    )
+    client = mlflow.MlflowClient()
+    loss = {point.step: point.value for point in client.get_metric_history(run_id, "curves/loss")}
+    assert loss == {20: 5.0, 60: 4.0, 100: 3.5, 120: 5.0, 140: 4.75, 160: 3.5, 200: 3.5}
+    speed = [(point.step, point.value) for point in client.get_metric_history(run_id, "curves/events_per_second")]
+    assert sorted(speed) == [(20, 200), (60, 400), (100, 200), (120, 200), (140, 400), (160, 200), (200, 200)]
 
 
 def test_between_epochs_a_log_has_a_line_now_and_then(run_id):
