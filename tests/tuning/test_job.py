@@ -72,6 +72,29 @@ def undisturbed(settings, data, place):
 
 
 @pytest.mark.ray
+def test_a_search_is_its_trials_and_the_winner_tested_once(given, data, store, ray_local, tmp_path, capsys):
+    settings = cli.check(config.Tune, {**given, "trials": 2, "seeds": (7,), "run_name": "cut"})
+    result = job.tune(settings)
+    assert "2 of 2 done, best" in capsys.readouterr().err
+    check_search(settings, result, undisturbed(settings, data, tmp_path / "whole"))
+    check_what_is_kept(settings, result, data)
+    assert job.tune(settings) == result
+    assert "nothing to do" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--epochs is 5, but the search was begun with 2"):
+        job.tune(cli.check(config.Tune, {**given, "trials": 2, "seeds": (7,), "run_name": "cut", "epochs": 5}))
+
+
+def check_search(settings, result, whole):
+    trials = records.trials(records.folder_of(settings, "cut"))
+    assert {n: (one.values, one.curve) for n, one in trials.items()} == {
+        n: (one.values, one.curve) for n, one in whole.items()
+    }
+    counts = {name: result[name] for name in ("trials", "stopped", "failed", "epochs")}
+    assert counts == {"trials": len(whole), "stopped": 0, "failed": 0, "epochs": settings.epochs * len(whole)}
+    assert (result["best"]["trial"], result["best"]["value"]) == (best(whole).number, best(whole).value)
+
+
+@pytest.mark.chaos
 def test_an_interrupted_search_ends_like_an_undisturbed_one(
     given, data, store, ray_local, monkeypatch, tmp_path, capsys
 ):
@@ -97,17 +120,7 @@ def test_an_interrupted_search_ends_like_an_undisturbed_one(
     told = capsys.readouterr().err
     assert "going on after" in told
     assert "3 of 3 done, best" in told
-    trials = records.trials(records.folder_of(settings, "cut"))
-    assert {n: (one.values, one.curve) for n, one in trials.items()} == {
-        n: (one.values, one.curve) for n, one in whole.items()
-    }
-    assert (result["trials"], result["stopped"], result["failed"], result["epochs"]) == (3, 0, 0, 6)
-    assert (result["best"]["trial"], result["best"]["value"]) == (best(whole).number, best(whole).value)
-    check_what_is_kept(settings, result, data)
-    assert job.tune(settings) == result
-    assert "nothing to do" in capsys.readouterr().err
-    with pytest.raises(InputError, match="--epochs is 5, but the search was begun with 2"):
-        job.tune(cli.check(config.Tune, {**given, "run_name": "cut", "epochs": 5}))
+    check_search(settings, result, whole)
 
 
 def check_what_is_kept(settings, result, data):
@@ -116,7 +129,7 @@ def check_what_is_kept(settings, result, data):
     assert run.info.status == "FINISHED"
     assert run.data.metrics["mrr_at_20"] == pytest.approx(result["test"]["mean"]["mrr_at_20"])
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
-    assert sorted(one.data.tags["trial"] for one in nested) == ["0", "1", "2"]
+    assert sorted(one.data.tags["trial"] for one in nested) == [str(n) for n in range(settings.trials)]
     point = next(one for one in nested if one.data.tags["trial"] == str(result["best"]["trial"]))
     assert point.data.params["learning_rate"] == str(result["best"]["settings"]["learning_rate"])
     assert max(p.value for p in client.get_metric_history(point.info.run_id, "valid_metric")) == result["best"]["value"]
