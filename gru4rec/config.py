@@ -4,6 +4,7 @@ Plain dataclasses from the standard library, so that the engine can use them whe
 pyarrow is installed; `gru4rec.cli` turns them into flags, reads TOML and checks the limits.
 """
 
+import datetime
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -528,12 +529,26 @@ class Score(Tracking, Common):
         REQUIRED,
         "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of item ids).",
     )
-    out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json.")
+    out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json, which says which result counts.")
+    date: str = setting("", "The night's date, as 2026-11-22: the result belongs to OUT/date=…; none: to OUT itself.")
+    keep: int = setting(
+        3, "Results to keep in a folder, that which counts and those before it; older ones are deleted.", ge=1
+    )
     top_k: int = setting(20, "Recommendations a session.", ge=1)
     exclude_seen: bool = setting(False, "Do not recommend what the session has already clicked.")
     actors: int = setting(0, "Scoring actors; 0: as many as the CPUs (with --gpus-per-actor: the GPUs) allow.", ge=0)
     threads: int = setting(1, "CPU threads of an actor.", ge=1)
     gpus_per_actor: float = setting(0.0, "GPUs (also fractions) of an actor.", ge=0)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that contradict each other."""
+        if self.date:
+            try:
+                shown = datetime.date.fromisoformat(self.date).isoformat()
+            except ValueError:
+                shown = ""
+            if shown != self.date:
+                raise ValueError(f"--date: a date such as 2026-11-22, got {self.date!r}")
 
 
 @dataclass(frozen=True)

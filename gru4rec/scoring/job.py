@@ -1,8 +1,9 @@
-"""The scoring job: resolve the model once, check the input, then score on Ray."""
+"""The scoring job: resolve the model once, check the input, then score."""
 
 from typing import Any
 
 from gru4rec import config, storage
+from gru4rec.scoring import batch, report
 from gru4rec.tracking import folder, registry
 
 
@@ -13,12 +14,32 @@ def score(settings: config.Score) -> dict[str, Any]:
     """
     uri, version = registry.resolve(settings.model, settings.tracking_uri)
     loaded = folder.load(registry.fetch(uri, settings.tracking_uri))
-    # Ray is imported after its chatter was silenced, which the caller does.
-    from gru4rec import on_ray
-    from gru4rec.scoring import batch, report
-
-    found = batch.find(settings, loaded)
-    with on_ray.connected(settings.verbose), on_ray.without_explained_lines(settings.verbose):
-        result = batch.run(settings, found, loaded, version, uri)
+    job = batch.find(settings, loaded, version, uri)
+    done = batch.run(job)
+    result = summary(job, done)
     report.show(result, storage.shown(uri))
     return result
+
+
+def summary(job: batch.Job, done: batch.Done) -> dict[str, Any]:
+    """The result of the job, for machines."""
+    content = done.content
+    totals = content["totals"]
+    return {
+        "sessions_in": content["input"]["sessions"],
+        "sessions_out": totals["sessions"],
+        "distinct_sessions": totals["distinct_sessions"],
+        "rejected": totals["rejected"],
+        "fallback": totals["fallback"],
+        "unknown_clicks": totals["unknown_clicks"],
+        "list_length": totals["list_length"],
+        "sessions_per_second": round(done.scored / done.seconds, 1) if done.scored else 0.0,
+        "files": len(content["files"]),
+        "kept_files": done.kept,
+        "unchanged": done.unchanged,
+        "seconds": content["seconds"],
+        "model_version": job.version,
+        "out": storage.shown(job.settings.out),
+        "date": job.settings.date or None,
+        "result": content["result"],
+    }

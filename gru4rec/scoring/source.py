@@ -21,6 +21,7 @@ from gru4rec.sessions.prepared import SPLITS, SUMMARY, Prepared
 from gru4rec.storage import shown
 
 COLUMNS = ["session_id", "items"]
+_CHUNK = 4 << 20  # bytes read at a time
 SMALLEST_PIECE, LARGEST_PIECE, PIECES = 4096, 131_072, 64
 
 
@@ -39,6 +40,7 @@ class Source(NamedTuple):
     files: list[tuple[str, int]]  # path and rows, in order
     session_id: pa.DataType
     fingerprint: str
+    digest: str  # of the bytes of all files, with their names
     prepared: pa.Table | None  # the items table that the clicks are indices of; None: clicks are item ids
 
     @property
@@ -50,13 +52,14 @@ class _Footer(NamedTuple):
     rows: int
     schema: pa.Schema
     digest: bytes
+    content: bytes
 
 
 def find(path: str, item_ids: pa.DataType) -> Source:
     """The sessions at `path`: a split of a prepared folder, or Parquet with session_id and lists of item ids.
 
-    `item_ids` is the type of the model's item ids. Only footers are read. Raises InputError where there is
-    nothing, a file is unreadable, a column is missing, or the ids cannot match.
+    `item_ids` is the type of the model's item ids. Footers are looked at; of the rest only the digest is taken. Raises
+    InputError where there is nothing, a file is unreadable, a column is missing, or the ids cannot match.
     """
     target = storage.absolute(path)
     parent, _, name = target.partition("?")[0].rpartition("/")
@@ -79,14 +82,18 @@ def find(path: str, item_ids: pa.DataType) -> Source:
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(_footer, paths))
     _check(paths, footers, pa.int32() if prepared else item_ids)
-    digest = hashlib.sha256()
+    digest, content = hashlib.sha256(), hashlib.sha256()
     for file, footer in zip(paths, footers, strict=True):
         digest.update(file.rpartition("/")[2].encode() + b"\0" + footer.digest)
+        content.update(file.rpartition("/")[2].encode() + b"\0" + footer.content)
+    if prepared:
+        content.update(prepared.fingerprint.encode())  # of its items, which give the indices their meaning, as well
     return Source(
         path=path,
         files=[(file, footer.rows) for file, footer in zip(paths, footers, strict=True)],
         session_id=_common_session_id(paths, footers),
         fingerprint=f"{prepared.fingerprint}/{name}" if prepared else digest.hexdigest(),
+        digest=content.hexdigest(),
         prepared=prepared.items if prepared else None,
     )
 
@@ -114,9 +121,17 @@ def _footer(path: str) -> _Footer:
             length = parquet.metadata.serialized_size
             tail = file.read_at(length + 8, max(0, size - length - 8))
             digest = hashlib.sha256(tail + str(size).encode()).digest()
-            return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest)
+            return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest, _content(file))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{shown(path)}: not a readable Parquet file: {error}") from error
+
+
+def _content(file: pa.NativeFile) -> bytes:
+    found = hashlib.blake2b(digest_size=32)
+    file.seek(0)
+    while part := file.read(_CHUNK):
+        found.update(part)
+    return found.digest()
 
 
 def _check(paths: Sequence[str], footers: Sequence[_Footer], item_ids: pa.DataType) -> None:

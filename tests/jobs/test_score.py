@@ -9,6 +9,7 @@ import pytest
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
 from gru4rec.model.network import initialise
+from gru4rec.scoring import lock
 from gru4rec.scoring.job import score
 from gru4rec.tracking import folder, registry, runs
 
@@ -42,6 +43,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def table(out):
+    """The result that counts, read as the README says."""
+    content = json.loads((out / "manifest.json").read_text())
+    return pa.concat_tables([pq.read_table(out / file["name"]) for file in content["files"]])
+
+
 def run(capsys, **given):
     """Exit code, the last line of stdout as JSON (if there is one), and stderr."""
     given = {"model": "model", "sessions": "raw", "out": "out", **given}
@@ -52,8 +59,7 @@ def run(capsys, **given):
     return code, json.loads(lines[-1]) if lines else None, captured.err
 
 
-@pytest.mark.ray
-def test_a_registered_model_scores_raw_and_prepared_sessions_alike(ray_local, here, capsys):
+def test_a_registered_model_scores_raw_and_prepared_sessions_alike(here, capsys):
     run_id = runs.start_run(runs.connect(), {})
     registry.set_alias("gru4rec", registry.register(run_id, "model", "gru4rec"), "champion")
     capsys.readouterr()
@@ -69,11 +75,40 @@ def test_a_registered_model_scores_raw_and_prepared_sessions_alike(ray_local, he
 
     code, result, _ = run(capsys, sessions="prepared/test", out="out2")
     assert (code, result["sessions_out"], result["model_version"]) == (0, 3, None)
-    tables = [pq.read_table(here / name / "part-00000.parquet") for name in ("out", "out2")]
+    tables = [table(here / name) for name in ("out", "out2")]
     assert tables[0].equals(tables[1])
     assert tables[0].schema.field("session_id").type == pa.string()
     assert tables[0].schema.field("items").type == pa.list_(pa.int64())
     assert tables[0]["fallback"].to_pylist() == [False, False, True]
+
+
+def test_a_night_is_done_once_and_a_new_version_makes_it_anew(here, capsys):
+    def register():
+        version = registry.register(runs.start_run(runs.connect(), {}), "model", "gru4rec")
+        registry.set_alias("gru4rec", version, "champion")
+
+    register()
+    night = {"model": "models:/gru4rec@champion", "date": "2026-11-22"}
+    code, first, _ = run(capsys, **night)
+    assert (code, first["unchanged"], first["date"], first["model_version"]) == (0, False, "2026-11-22", "1")
+    code, again, said = run(capsys, **night)
+    assert (code, again["unchanged"], again["result"]) == (0, True, first["result"])
+    assert "nothing to do" in said
+    folder.save(initialise(Hyperparameters(layers=(4,), seed=9), V), ITEMS, "model", {"data_fingerprint": "abc"})
+    register()
+    code, second, _ = run(capsys, **night)
+    assert (code, second["unchanged"], second["model_version"]) == (0, False, "2")
+    place = here / "out" / "date=2026-11-22"
+    assert json.loads((place / "manifest.json").read_text())["result"] == second["result"] != first["result"]
+    assert sorted(path.name for path in place.glob("v*")) == [first["result"], second["result"]]
+
+
+def test_a_second_run_at_once_stops_with_one_line(here, capsys):
+    with lock.held(str(here / "out" / "date=2026-11-22")):
+        code, result, error = run(capsys, date="2026-11-22")
+    assert (code, result) == (1, None)
+    assert error.count("\n") == 1
+    assert "date=2026-11-22: another run is writing here (process" in error
 
 
 @pytest.mark.parametrize(
@@ -88,6 +123,9 @@ def test_a_registered_model_scores_raw_and_prepared_sessions_alike(ray_local, he
         ({"out": "raw"}, "holds the sessions to score"),
         ({"out": "model"}, "holds something else"),
         ({"top_k": "0"}, "--top-k"),
+        ({"date": "tomorrow"}, "--date: a date such as 2026-11-22, got 'tomorrow'"),
+        ({"date": "20261122"}, "--date"),
+        ({"keep": "0"}, "--keep"),
         ({"tok_k": "5"}, "--tok-k"),
     ],
 )

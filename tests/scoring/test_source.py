@@ -40,7 +40,7 @@ def test_pieces_hold_every_session_once_and_in_order(tmp_path, size):
 
 def test_the_cut_depends_on_the_number_of_sessions_alone(tmp_path):
     def sizes(rows):
-        found = source.Source("", [("a", rows)], INT, "", None)
+        found = source.Source("", [("a", rows)], INT, "", "", None)
         return [sum(span.rows for span in piece) for piece in source.pieces(found)]
 
     assert sizes(0) == []
