@@ -539,6 +539,23 @@ class Score(Tracking, Common):
     actors: int = setting(0, "Scoring actors; 0: as many as the CPUs (with --gpus-per-actor: the GPUs) allow.", ge=0)
     threads: int = setting(1, "CPU threads of an actor.", ge=1)
     gpus_per_actor: float = setting(0.0, "GPUs (also fractions) of an actor.", ge=0)
+    experiment: str = setting("gru4rec", "MLflow experiment of the run that records the result; empty: none.")
+    max_fallback_share: float = setting(
+        0.5, "Gate: highest share of sessions that get the most popular items, having no known click; 1: none.", ge=0
+    )
+    min_sessions: float = setting(
+        0.3, "Gate (with --date): fewest sessions, as a share of those of the last date before; 0: none.", ge=0
+    )
+    min_coverage: float = setting(
+        0.5, "Gate (with --date): fewest items on any list, as a share of those of the last date before; 0: none.", ge=0
+    )
+    min_overlap: float = setting(
+        0.3,
+        "Gate (with --date): least overlap of what the lists show with the last date before, the sum over items of the "
+        "smaller of its shares of all list entries; 0: none.",
+        ge=0,
+        le=1,
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that contradict each other."""

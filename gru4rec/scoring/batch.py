@@ -17,10 +17,10 @@ import torch
 
 from gru4rec import storage
 from gru4rec.config import Score
-from gru4rec.errors import GRU4RecError
+from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.scoring import gates, lock, manifest, parts, source
 from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, outcome
-from gru4rec.sessions.catalogue import catalogue
+from gru4rec.sessions.catalogue import UNKNOWN, catalogue, encoder, plain
 from gru4rec.tracking.folder import LoadedModel
 
 PROGRESS_SECONDS = 10.0
@@ -119,9 +119,12 @@ def _make(job: Job, check_lock: Any) -> Done:
         names = [part.name for part in total.parts]
         distinct = _distinct(work.folder, names, job.found.rows, with_ray)
     shown = _exposure(job, work, total.exposure)
-    checks = gates.whole(job.found.rows, total.figures, total.first_wrong, settings.exclude_seen)
+    figures = total.figures
+    checks = gates.whole(job.found.rows, figures, total.first_wrong, settings.exclude_seen)
+    before = _yesterday(job, total.exposure)
+    checks += gates.sane(settings, figures["rows"], figures["fallback"], shown["rows"], before)
     content = _describe(job, work, total, shown, checks, distinct, time.monotonic() - started)
-    gates.refuse(checks)
+    gates.refuse(checks, content)
     check_lock()
     try:
         manifest.publish(job.place, job.name, content)
@@ -208,6 +211,28 @@ def _exposure(job: Job, work: Work, exposure: np.ndarray) -> dict[str, Any]:
     return {"name": f"{job.name}/{EXPOSURE}", "rows": len(table), "bytes": len(content)}
 
 
+def _yesterday(job: Job, exposure: np.ndarray) -> gates.Yesterday | None:
+    """The result of the last date before; None without a date, and where there is none.
+
+    Items that the model does not know any more have no share in what its lists show.
+    """
+    nights = manifest.nights(job.settings.out, job.settings.date, 1)
+    if not job.settings.date or not nights:
+        return None
+    content, overlap = nights[0], float("nan")
+    path = storage.join(manifest.place(job.settings.out, content["date"]), content["exposure"]["name"])
+    with contextlib.suppress(OSError, pa.ArrowException, InputError):
+        filesystem, inner = storage.locate(path)
+        with filesystem.open_input_file(inner) as file:
+            then = pq.read_table(file)
+        index = encoder(catalogue(job.loaded.items))(plain(then["item_id"]))
+        lists = then["lists"].to_numpy()
+        known = np.bincount(index[index != UNKNOWN], lists[index != UNKNOWN], len(exposure))
+        gone = lists[index == UNKNOWN].sum()
+        overlap = gates.overlap(np.append(exposure, 0), np.append(known, gone))
+    return gates.Yesterday(content["totals"]["sessions"], content["exposure"]["rows"], overlap)
+
+
 def _describe(
     job: Job,
     work: Work,
@@ -251,6 +276,6 @@ def _describe(
             "distinct_sessions": distinct,
             "list_length": work.longest,
         },
-        "checks": [gate._asdict() for gate in checks],
+        "checks": [gate.plain() for gate in checks],
         "seconds": round(seconds, 3),
     }

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gru4rec import config, storage
-from gru4rec.scoring import batch, report
+from gru4rec.scoring import batch, gates, night, report
 from gru4rec.tracking import folder, registry
 
 
@@ -15,8 +15,15 @@ def score(settings: config.Score) -> dict[str, Any]:
     uri, version = registry.resolve(settings.model, settings.tracking_uri)
     loaded = folder.load(registry.fetch(uri, settings.tracking_uri))
     job = batch.find(settings, loaded, version, uri)
-    done = batch.run(job)
+    try:
+        done = batch.run(job)
+    except gates.Closed as closed:
+        night.record(settings, closed.content, {}, failed=str(closed))
+        raise
     result = summary(job, done)
+    if not done.unchanged or not night.recorded(settings, done.content):
+        measured = {name: result[name] for name in ("sessions_per_second", "kept_files")} if done.scored else {}
+        result["run_id"] = night.record(settings, done.content, measured)
     report.show(result, storage.shown(uri))
     return result
 

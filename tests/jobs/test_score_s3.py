@@ -33,7 +33,7 @@ def test_model_sessions_and_result_on_an_object_store(bucket, ray_local, capsys,
     storage.write_bytes(uri("raw/a.parquet"), sink.getvalue())
 
     def run(**given):
-        given = {"model": uri("model"), "sessions": uri("raw"), "out": uri("out"), **given}
+        given = {"model": uri("model"), "sessions": uri("raw"), "out": uri("out"), "experiment": "", **given}
         flags = [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), value)]
         return cli.run(config.Score, score, flags), capsys.readouterr()
 
