@@ -536,12 +536,28 @@ class Score(Tracking, Common):
     )
     top_k: int = setting(20, "Recommendations a session.", ge=1)
     exclude_seen: bool = setting(False, "Do not recommend what the session has already clicked.")
+    exclude_items: str = setting(
+        "", "File of item ids not to recommend (out of stock): Parquet or CSV with a column item_id, or an id a line."
+    )
+    only_items: str = setting("", "File, of the same forms, of the item ids to recommend; no others are.")
+    min_score: float | None = setting(
+        None, "List only items that score at least this; lists of popular items, for want of known clicks, are whole."
+    )
+    with_embeddings: bool = setting(
+        False, "Write the network's output after each session's last click too, as a column embedding."
+    )
+    skip_corrupt: bool = setting(
+        False, "Leave out what cannot be read of the input, and count it, instead of stopping there."
+    )
     actors: int = setting(0, "Scoring actors; 0: as many as the CPUs (with --gpus-per-actor: the GPUs) allow.", ge=0)
     threads: int = setting(1, "CPU threads of an actor.", ge=1)
     gpus_per_actor: float = setting(0.0, "GPUs (also fractions) of an actor.", ge=0)
     experiment: str = setting("gru4rec", "MLflow experiment of the run that records the result; empty: none.")
     max_fallback_share: float = setting(
         0.5, "Gate: highest share of sessions that get the most popular items, having no known click; 1: none.", ge=0
+    )
+    max_rejected_share: float = setting(
+        0.01, "Gate (with --skip-corrupt): highest share of sessions, or of files, left out; 1: none.", ge=0
     )
     min_sessions: float = setting(
         0.3, "Gate (with --date): fewest sessions, as a share of those of the last date before; 0: none.", ge=0

@@ -5,6 +5,7 @@ done in this process; for more, Ray is started.
 """
 
 import contextlib
+import hashlib
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import torch
 from gru4rec import storage
 from gru4rec.config import Score
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.scoring import gates, lock, manifest, parts, source
+from gru4rec.scoring import gates, limits, lock, manifest, parts, source
 from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, outcome
 from gru4rec.sessions.catalogue import UNKNOWN, catalogue, encoder, plain
 from gru4rec.tracking.folder import LoadedModel
@@ -34,6 +35,7 @@ class Job(NamedTuple):
 
     settings: Score
     found: source.Source
+    allowed: limits.Limits
     loaded: LoadedModel
     version: str | None  # of the model in its registry
     model_uri: str
@@ -63,13 +65,17 @@ class Done(NamedTuple):
 def find(settings: Score, loaded: LoadedModel, version: str | None, model_uri: str) -> Job:
     """The sessions to score; needs no Ray. Raises InputError for bad input and for an `out` that is taken."""
     manifest.check_out(settings.out, settings.date, settings.sessions)
-    found = source.find(settings.sessions, loaded.items.schema.field("item_id").type)
-    return Job(settings, found, loaded, version, model_uri, manifest.key(loaded, found, _lists_of(settings)))
+    found = source.find(settings.sessions, loaded.items.schema.field("item_id").type, settings.skip_corrupt)
+    allowed = limits.limits(catalogue(loaded.items), settings.only_items, settings.exclude_items)
+    items = "" if allowed.items is None else hashlib.sha256(allowed.items.astype("<i8").tobytes()).hexdigest()
+    key = manifest.key(loaded, found, {**_lists_of(settings), "items": items})
+    return Job(settings, found, allowed, loaded, version, model_uri, key)
 
 
 def _lists_of(settings: Score) -> dict[str, Any]:
-    """The settings that lists depend on."""
-    return {"top_k": settings.top_k, "exclude_seen": settings.exclude_seen}
+    """The settings that lists depend on, but for files of items."""
+    names = ("top_k", "exclude_seen", "min_score", "with_embeddings", "skip_corrupt")
+    return {name: getattr(settings, name) for name in names}
 
 
 def run(job: Job) -> Done:
@@ -101,6 +107,10 @@ def _make(job: Job, check_lock: Any) -> Done:
         key=job.key,
         top_k=settings.top_k,
         exclude_seen=settings.exclude_seen,
+        allowed=job.allowed.items,
+        min_score=settings.min_score,
+        embeddings=settings.with_embeddings,
+        skip_corrupt=settings.skip_corrupt,
         items=job.loaded.items,
         prepared=job.found.prepared,
         session_id=job.found.session_id,
@@ -120,9 +130,10 @@ def _make(job: Job, check_lock: Any) -> Done:
         distinct = _distinct(work.folder, names, job.found.rows, with_ray)
     shown = _exposure(job, work, total.exposure)
     figures = total.figures
-    checks = gates.whole(job.found.rows, figures, total.first_wrong, settings.exclude_seen)
+    checks = gates.whole(job.found.rows, figures, total.first_wrong, work.short_allowed)
     before = _yesterday(job, total.exposure)
-    checks += gates.sane(settings, figures["rows"], figures["fallback"], shown["rows"], before)
+    rejected = max(figures["rejected"] / max(job.found.rows, 1), len(job.found.skipped) / max(job.found.count, 1))
+    checks += gates.sane(settings, figures["rows"], figures["fallback"], rejected, shown["rows"], before)
     content = _describe(job, work, total, shown, checks, distinct, time.monotonic() - started)
     gates.refuse(checks, content)
     check_lock()
@@ -261,8 +272,10 @@ def _describe(
             "fingerprint": job.found.fingerprint,
             "digest": job.found.digest,
             "sessions": job.found.rows,
+            "corrupt": [*job.found.skipped, *dict.fromkeys(why for part in total.parts for why in part.corrupt)],
         },
         "settings": _lists_of(job.settings),
+        "limits": job.allowed.files,
         "files": [{"name": f"{job.name}/{part.name}", "rows": part.rows, "bytes": part.bytes} for part in total.parts],
         "exposure": shown,
         "totals": {

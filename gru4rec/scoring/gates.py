@@ -71,10 +71,13 @@ class Yesterday(NamedTuple):
     overlap: float  # of the item shares of today's lists and its own; NaN where it could not be worked out
 
 
-def sane(settings: Score, sessions: int, fallback: int, items_shown: int, before: Yesterday | None) -> list[Gate]:
-    """The gates that settings set: on fallback lists, and on what the lists show beside the last date before.
+def sane(
+    settings: Score, sessions: int, fallback: int, rejected: float, items_shown: int, before: Yesterday | None
+) -> list[Gate]:
+    """The gates that settings set: on what was left out, fallback lists, and what was published for the date before.
 
-    Without sessions there are no shares, without an earlier date no comparison: such gates pass, with no figure.
+    `rejected` is the share of the input that was left out. Without sessions there are no shares, without an earlier
+    date no comparison: such gates pass, with no figure.
     """
     share = fallback / sessions if sessions else None
     ratio = sessions / before.sessions if before and before.sessions else None
@@ -82,6 +85,7 @@ def sane(settings: Score, sessions: int, fallback: int, items_shown: int, before
     coverage = items_shown / compared.items_shown if compared else None
     overlap = compared.overlap if compared else None
     return [
+        at_most("rejected_share", rejected, settings.max_rejected_share, 1.0, "--max-rejected-share"),
         at_most("fallback_share", share, settings.max_fallback_share, 1.0, "--max-fallback-share"),
         at_least("sessions_to_yesterday", ratio, settings.min_sessions, note="--min-sessions"),
         at_least("coverage_to_yesterday", coverage, settings.min_coverage, note="--min-coverage"),

@@ -1,5 +1,6 @@
 """The scoring job: resolve the model once, check the input, then score."""
 
+import sys
 from typing import Any
 
 from gru4rec import config, storage
@@ -24,6 +25,8 @@ def score(settings: config.Score) -> dict[str, Any]:
     if not done.unchanged or not night.recorded(settings, done.content):
         measured = {name: result[name] for name in ("sessions_per_second", "kept_files")} if done.scored else {}
         result["run_id"] = night.record(settings, done.content, measured)
+    for why in done.content["input"]["corrupt"]:
+        print(f"WARNING: left out: {why}", file=sys.stderr)
     report.show(result, storage.shown(uri))
     return result
 
@@ -37,6 +40,8 @@ def summary(job: batch.Job, done: batch.Done) -> dict[str, Any]:
         "sessions_out": totals["sessions"],
         "distinct_sessions": totals["distinct_sessions"],
         "rejected": totals["rejected"],
+        "corrupt": len(content["input"]["corrupt"]),
+        "unknown_limits": {option: file["unknown"] for option, file in content["limits"].items()},
         "fallback": totals["fallback"],
         "unknown_clicks": totals["unknown_clicks"],
         "list_length": totals["list_length"],

@@ -30,6 +30,7 @@ class Part(NamedTuple):
     bytes: int
     rows: int
     rejected: int  # sessions of its piece that could not be read
+    corrupt: tuple[str, ...]  # why
     fallback: int  # sessions with no known click
     listed: int  # items, over all lists
     short: int  # lists that are shorter than the longest possible
@@ -45,9 +46,11 @@ def part_name(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
-def write_part(folder: str, number: int, table: pa.Table, key: str, rejected: int = 0) -> str:
+def write_part(
+    folder: str, number: int, table: pa.Table, key: str, rejected: int = 0, corrupt: Sequence[str] = ()
+) -> str:
     """Write one part file, whole or not at all; writing it again replaces it. Returns its name."""
-    footer = {"key": key, "piece": number, "rows": len(table), "rejected": rejected}
+    footer = {"key": key, "piece": number, "rows": len(table), "rejected": rejected, "corrupt": list(corrupt)}
     sink = pa.BufferOutputStream()
     table = table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True)})
     pq.write_table(table, sink, compression="zstd", compression_level=1)
@@ -88,8 +91,9 @@ def verify(folder: str, name: str, longest: int, items: int, index_of: Encoder) 
         for batch in parquet.iter_batches(batch_size=65_536, columns=columns):
             found.add(batch)
         size = file.size()
-    counts = {"name": name, "bytes": size, "rejected": noted.get("rejected", 0), **found.counts}
-    return Part(**counts, first_wrong=found.first), found.exposure
+    rejected, corrupt = noted.get("rejected", 0), tuple(noted.get("corrupt", ()))
+    part = Part(name, size, rejected=rejected, corrupt=corrupt, **found.counts, first_wrong=found.first)
+    return part, found.exposure
 
 
 class _Found:

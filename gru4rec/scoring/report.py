@@ -26,6 +26,9 @@ def show(result: Mapping[str, Any], model: str) -> None:
     ]
     if result["rejected"]:
         rows.insert(2, ("rejected", f"{result['rejected']:,} sessions"))
+    for option, unknown in result["unknown_limits"].items():
+        if unknown:
+            rows.insert(-1, ("unknown ids", f"{unknown:,} in --{option.replace('_', '-')}"))
     if result["unchanged"]:
         rows = [*rows[:-2], ("nothing to do", f"{result['out']}{date}/{result['result']} is this result already")]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

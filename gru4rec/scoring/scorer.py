@@ -20,6 +20,7 @@ from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.model.network import GRU4Rec
 from gru4rec.scoring import parts, source
 from gru4rec.scoring.recommend import recommend
+from gru4rec.scoring.topk import assortment
 from gru4rec.sessions.catalogue import catalogue, encoder
 
 TRIES, WAIT_S = 3, 1.0
@@ -34,6 +35,10 @@ class Work:
     key: str
     top_k: int
     exclude_seen: bool
+    allowed: np.ndarray | None  # [n] int64: indices of the items that lists may show; None: all
+    min_score: float | None
+    embeddings: bool
+    skip_corrupt: bool
     items: pa.Table  # the model's catalogue
     prepared: pa.Table | None  # the items table that clicks are indices of; None: clicks are item ids
     session_id: pa.DataType
@@ -41,7 +46,12 @@ class Work:
     @property
     def longest(self) -> int:
         """Items of a list that nothing is left out of."""
-        return min(self.top_k, len(self.items))
+        return min(self.top_k, len(self.items) if self.allowed is None else len(self.allowed))
+
+    @property
+    def short_allowed(self) -> bool:
+        """Whether an option may leave lists shorter."""
+        return self.exclude_seen or self.min_score is not None
 
 
 class Outcome(NamedTuple):
@@ -58,6 +68,8 @@ class Scorer:
     def __init__(self, model: GRU4Rec, work: Work) -> None:
         self.model, self.work = model, work
         self.known = catalogue(work.items)
+        self.within = assortment(model, work.allowed)
+        self.reader = source.Reader(work.skip_corrupt)
         self.encode, self.index_of = encoder(self.known, work.prepared), encoder(self.known)
 
     def piece(self, number: int, spans: list[source.Span]) -> Outcome:
@@ -70,13 +82,25 @@ class Scorer:
             found = self._verified(number)
             if not found.part.first_wrong:
                 return found._replace(kept=True)
-        parts.write_part(folder, number, self.score(source.read(spans) if spans else self.empty()), key)
+        read = self.reader.read(spans)
+        table = self.score(self.empty() if read.sessions is None else read.sessions)
+        parts.write_part(folder, number, table, key, read.rejected, read.corrupt)
         return self._verified(number)
 
     def score(self, sessions: pa.Table) -> pa.Table:
         """Recommendations of a table of sessions, with session_id in the type that all parts share."""
         work = self.work
-        found = recommend(self.model, self.known, sessions, work.top_k, work.exclude_seen, self.encode)
+        found = recommend(
+            self.model,
+            self.known,
+            sessions,
+            work.top_k,
+            work.exclude_seen,
+            self.encode,
+            within=self.within,
+            min_score=work.min_score,
+            embeddings=work.embeddings,
+        )
         return found.set_column(0, "session_id", found["session_id"].cast(work.session_id))
 
     def empty(self) -> pa.Table:
@@ -132,7 +156,8 @@ def outcome(plain: dict[str, Any], items: int) -> Outcome:
         raise (InputError if plain["bad_input"] else GRU4RecError)(plain["error"])
     exposure = np.zeros(items, np.int64)
     exposure[np.frombuffer(plain["shown"], np.int32)] = np.frombuffer(plain["lists"], np.int32)
-    return Outcome(parts.Part(**json.loads(plain["part"])), plain["kept"], exposure)
+    part = json.loads(plain["part"])
+    return Outcome(parts.Part(**{**part, "corrupt": tuple(part["corrupt"])}), plain["kept"], exposure)
 
 
 def given(model: GRU4Rec) -> dict[str, Any]:

@@ -104,6 +104,22 @@ def test_a_night_is_done_once_and_a_new_version_makes_it_anew(here, store, capsy
     assert sorted(path.name for path in place.glob("v*")) == [first["result"], second["result"]]
 
 
+def test_items_that_may_be_shown_come_from_files(here, capsys):
+    (here / "out.csv").write_text("item_id\n1003\n5\n")
+    (here / "in.txt").write_text("\n".join(map(str, range(1000, 1010))))
+    code, result, said = run(capsys, exclude_items="out.csv", only_items="in.txt", experiment="", top_k="30")
+    assert (code, result["list_length"], result["unknown_limits"]) == (0, 9, {"only_items": 0, "exclude_items": 1})
+    assert "1 in --exclude-items" in said
+    assert {item for row in table(here / "out")["items"].to_pylist() for item in row} == {*range(1000, 1010)} - {1003}
+    first = result["result"]
+    (here / "out.csv").write_text("item_id\n1003\n5\n6\n")  # the same items
+    assert run(capsys, exclude_items="out.csv", only_items="in.txt", experiment="", top_k="30")[1]["unchanged"]
+    (here / "out.csv").write_text("item_id\n1004\n")
+    code, result, _ = run(capsys, exclude_items="out.csv", only_items="in.txt", experiment="", top_k="30")
+    assert (code, result["unchanged"]) == (0, False)
+    assert result["result"] != first
+
+
 def recorded(uri):
     """Runs of the job, the first at first."""
     client = runs.mlflow_at(uri).MlflowClient()
@@ -216,6 +232,9 @@ def test_a_second_run_at_once_stops_with_one_line(here, capsys):
         ({"out": "raw"}, "holds the sessions to score"),
         ({"out": "model"}, "holds something else"),
         ({"top_k": "0"}, "--top-k"),
+        ({"min_score": "nan"}, "--min-score"),
+        ({"exclude_items": "nowhere"}, "nowhere: cannot be read"),
+        ({"only_items": "model/config.json"}, "no item of the model is left"),
         ({"date": "tomorrow"}, "--date: a date such as 2026-11-22, got 'tomorrow'"),
         ({"date": "20261122"}, "--date"),
         ({"keep": "0"}, "--keep"),

@@ -107,7 +107,7 @@ def test_equals_one_process_in_the_order_of_the_input(ray_local, tmp_path, setti
     totals = {"sessions": 250, "rejected": 0, "distinct_sessions": 250, "fallback": fallback, "unknown_clicks": 1}
     assert totals.items() <= content["totals"].items()
     assert content["model"] == {"uri": "models:/gru4rec/3", "version": "3", "data_fingerprint": "abc"}
-    assert content["settings"] == {"top_k": 7, "exclude_seen": True}
+    assert {"top_k": 7, "exclude_seen": True}.items() <= content["settings"].items()
     assert content["input"]["sessions"] == 250
     assert all(check["passed"] for check in content["checks"])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "manifest.json", content["result"]]
@@ -129,7 +129,7 @@ def test_run_again_it_does_nothing(tmp_path, settings, raw, here, monkeypatch):
 
 
 def test_a_date_is_a_folder_and_another_version_a_new_result(tmp_path, settings, raw, here):
-    nightly = replace(settings, date="2026-11-22", keep=2)
+    nightly = replace(settings, date="2026-11-22", keep=2, min_overlap=0)
     out = tmp_path / "out" / "date=2026-11-22"
     first = run(nightly).content["result"]
     second = run(nightly, OTHER, "4").content["result"]
@@ -233,8 +233,8 @@ def test_a_list_that_is_wrong_is_not_published(tmp_path, settings, raw, here, mo
     run(settings, OTHER, "2")
     before = bytes_of(tmp_path / "out")
 
-    def wrong(*given):
-        found = recommend(*given)
+    def wrong(*given, **more):
+        found = recommend(*given, **more)
         twice = pa.array([row[:1] * len(row) for row in found["items"].to_pylist()])
         return found.set_column(1, "items", twice)
 

@@ -30,12 +30,13 @@ def test_a_session_more_or_less_closes_the_gate(rows):
     assert closed.value.content == {"its": "content"}
 
 
-def sane(settings=SETTINGS, sessions=100, fallback=10, shown=50, before=(100, 50, 0.9)):
-    return gates.sane(settings, sessions, fallback, shown, gates.Yesterday(*before) if before else None)
+def sane(settings=SETTINGS, sessions=100, fallback=10, rejected=0.0, shown=50, before=(100, 50, 0.9)):
+    return gates.sane(settings, sessions, fallback, rejected, shown, gates.Yesterday(*before) if before else None)
 
 
 def test_the_settings_are_the_bounds():
     assert failed(sane()) == []
+    assert failed(sane(rejected=0.02)) == ["rejected_share"]
     assert failed(sane(fallback=51)) == ["fallback_share"]
     assert failed(sane(sessions=29, fallback=1)) == ["sessions_to_yesterday"]
     assert failed(sane(shown=24)) == ["coverage_to_yesterday"]
@@ -51,8 +52,9 @@ def test_what_cannot_be_worked_out_closes_and_what_is_not_there_does_not():
 
 
 def test_every_bound_can_be_switched_off():
-    off = Score(model="m", sessions="s", out="o", max_fallback_share=1, min_sessions=0, min_coverage=0, min_overlap=0)
-    assert failed(sane(off, 1, 1, 0, (100, 50, float("nan")))) == []
+    none = {"max_fallback_share": 1, "max_rejected_share": 1, "min_sessions": 0, "min_coverage": 0, "min_overlap": 0}
+    off = Score(model="m", sessions="s", out="o", **none)
+    assert failed(sane(off, 1, 1, 1.0, 0, (100, 50, float("nan")))) == []
 
 
 @given(

@@ -31,11 +31,19 @@ def verified(folder, given, longest=2):
 
 def test_a_good_part_is_counted(tmp_path):
     good = table([[3, 1], [2], []], [[0.5, 0.5], [1.0], []], [False, True, False])
-    name = parts.write_part(str(tmp_path), 7, good, "key", rejected=4)
+    name = parts.write_part(str(tmp_path), 7, good, "key", 4, ["why"])
     assert name == "part-00007.parquet"
     part, exposure = parts.verify(str(tmp_path), name, 2, 10, INDEX_OF)
     size = (tmp_path / name).stat().st_size
-    counts = {"rows": 3, "rejected": 4, "fallback": 1, "listed": 3, "short": 2, "unknown_clicks": 3}
+    counts = {
+        "rows": 3,
+        "rejected": 4,
+        "corrupt": ("why",),
+        "fallback": 1,
+        "listed": 3,
+        "short": 2,
+        "unknown_clicks": 3,
+    }
     wrong = {"too_long": 0, "repeated": 0, "unknown_items": 0, "bad_scores": 0, "first_wrong": ""}
     assert part._asdict() == {"name": name, "bytes": size, **counts, **wrong}
     assert exposure.tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
