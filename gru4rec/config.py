@@ -588,10 +588,11 @@ class Score(Tracking, Common):
 class Bench(Common):
     """Measure speed as ratios against named alternatives, in one run on one machine."""
 
-    what: Literal["train", "scaling", "prepare", "evaluate"] = setting(
+    what: Literal["train", "scaling", "prepare", "evaluate", "score"] = setting(
         "train",
         "What to measure: the training step, how it scales with workers (two processes, and a model), prepare on "
-        "simulated logs, or evaluation beside its matrix product.",
+        "simulated logs, evaluation beside its matrix product, or batch scoring beside the obvious pipeline and its "
+        "matrix products.",
     )
     configurations: tuple[
         Literal[
@@ -630,6 +631,13 @@ class Bench(Common):
         "Prepare: what to measure, always beside 'prepare': scripts in pandas (straightforward; with lists laid out by "
         "Arrow), Polars and DuckDB; default: all whose library is installed.",
     )
+    catalogues: tuple[int, ...] = setting(
+        (17_376, 50_000, 500_000),
+        "Score: sizes of the catalogue, in items.",
+        min_length=1,
+    )
+    sessions: int = setting(0, "Score: sessions to score; 0: 20 billion scores, half a minute of two CPUs or so.", ge=0)
     scratch: str = setting(
-        "", "Prepare: local folder for logs and results, which are deleted; default: that for temporary files."
+        "",
+        "Local folder for logs and results, which are deleted; default: that for temporary files.",
     )

@@ -53,7 +53,9 @@ def write_part(
     footer = {"key": key, "piece": number, "rows": len(table), "rejected": rejected, "corrupt": list(corrupt)}
     sink = pa.BufferOutputStream()
     table = table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True)})
-    pq.write_table(table, sink, compression="zstd", compression_level=1)
+    # Scores are hardly ever equal: a dictionary of them would be thrown away.
+    few = ["items.list.element", "fallback", "unknown_clicks"]
+    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=few)
     storage.write_bytes(storage.join(folder, part_name(number)), sink.getvalue())
     return part_name(number)
 

@@ -8,7 +8,7 @@ k · log(V / k) of V in random order, and each is put in its place among the bes
 import numba
 import numpy as np
 
-AT_ONCE = 1024  # scores that are compared before any is looked at
+FIRST, AT_ONCE = 64, 1024  # scores that are compared before any is looked at, at first and later
 WORD = 8  # comparisons that are looked at together
 
 
@@ -33,19 +33,24 @@ def select(scores, first, k, values, places, counts):
             count += 1
             begun += 1
         counts[b] = count
-        for start in range(begun, len(row), AT_ONCE):
-            part = row[start : start + AT_ONCE]
+        start, size = begun, FIRST if begun else AT_ONCE
+        while start < len(row):
+            part = row[start : start + size]
+            words_of_part = -(-len(part) // WORD)
             limit = best[k - 1]
             for i in range(len(part)):
                 hit[i] = not part[i] <= limit  # true for NaN, too
-            hit[len(part) : -(-len(part) // WORD) * WORD] = 0
-            for word in range(-(-len(part) // WORD)):
+            hit[len(part) : words_of_part * WORD] = 0
+            for word in range(words_of_part):
                 if words[word]:
-                    for i in range(word * WORD, min((word + 1) * WORD, len(part))):
-                        score = part[i]
-                        if score > best[k - 1]:
-                            _insert(best, at, k - 1, score, first + start + i)
-                        nan |= score != score
+                    for i in range(word * WORD, word * WORD + WORD):
+                        if hit[i]:
+                            score = part[i]
+                            if score > best[k - 1]:
+                                _insert(best, at, k - 1, score, first + start + i)
+                            nan |= score != score
+            start += size
+            size = min(2 * size, AT_ONCE)  # the limit rises fast at first
     return nan
 
 
