@@ -526,10 +526,13 @@ class Score(Tracking, Common):
 
     model: str = setting(REQUIRED, "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     sessions: str = setting(
-        REQUIRED,
+        "",
         "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of item ids).",
     )
     out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json, which says which result counts.")
+    export: Literal["", "items"] = setting(
+        "", "'items': write item_id, embedding and bias of each item to the Parquet file OUT; score nothing."
+    )
     date: str = setting("", "The night's date, as 2026-11-22: the result belongs to OUT/date=…; none: to OUT itself.")
     keep: int = setting(
         3, "Results to keep in a folder, that which counts and those before it; older ones are deleted.", ge=1
@@ -575,6 +578,8 @@ class Score(Tracking, Common):
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that contradict each other."""
+        if not self.sessions and not self.export:
+            raise ValueError("--sessions: is required")
         if self.date:
             try:
                 shown = datetime.date.fromisoformat(self.date).isoformat()

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from gru4rec import config, storage
-from gru4rec.scoring import batch, gates, night, report
+from gru4rec.scoring import batch, export, gates, night, report
 from gru4rec.tracking import folder, registry
 
 
@@ -15,6 +15,8 @@ def score(settings: config.Score) -> dict[str, Any]:
     """
     uri, version = registry.resolve(settings.model, settings.tracking_uri)
     loaded = folder.load(registry.fetch(uri, settings.tracking_uri))
+    if settings.export == "items":
+        return {**export.items(loaded, settings.out), "model_version": version}
     job = batch.find(settings, loaded, version, uri)
     try:
         done = batch.run(job)

@@ -104,6 +104,17 @@ def test_a_night_is_done_once_and_a_new_version_makes_it_anew(here, store, capsy
     assert sorted(path.name for path in place.glob("v*")) == [first["result"], second["result"]]
 
 
+def test_item_embeddings_come_with_the_logs_own_ids(here, capsys):
+    code, result, _ = run(capsys, export="items", out="items.parquet", sessions="")
+    assert (code, result["items"], result["width"]) == (0, V, 4)
+    found, loaded = pq.read_table("items.parquet"), folder.load("model")
+    assert found["item_id"].to_pylist() == ITEMS["item_id"].to_pylist()
+    assert found["embedding"].to_pylist() == loaded.model.item_table.tolist()
+    assert found["bias"].to_pylist() == loaded.model.item_bias.tolist()
+    code, _, error = run(capsys, export="items", out="raw")
+    assert (code, "--out raw: is a folder" in error) == (2, True)
+
+
 def test_items_that_may_be_shown_come_from_files(here, capsys):
     (here / "out.csv").write_text("item_id\n1003\n5\n")
     (here / "in.txt").write_text("\n".join(map(str, range(1000, 1010))))
@@ -232,6 +243,8 @@ def test_a_second_run_at_once_stops_with_one_line(here, capsys):
         ({"out": "raw"}, "holds the sessions to score"),
         ({"out": "model"}, "holds something else"),
         ({"top_k": "0"}, "--top-k"),
+        ({"sessions": ""}, "--sessions: is required"),
+        ({"export": "lists"}, "--export"),
         ({"min_score": "nan"}, "--min-score"),
         ({"exclude_items": "nowhere"}, "nowhere: cannot be read"),
         ({"only_items": "model/config.json"}, "no item of the model is left"),
