@@ -28,6 +28,7 @@ PROGRESS_SECONDS = 10.0
 PIECES_HERE = 1  # so many are done in this process: Ray's start would take longer
 DISTINCT_HERE = 200_000  # rows; up to here they are counted before workers for it would have started
 EXPOSURE = "exposure.parquet"
+AGAIN = "run the same command again"
 
 
 class Job(NamedTuple):
@@ -128,7 +129,10 @@ def _make(job: Job, check_lock: Any) -> Done:
         scoring_seconds = time.monotonic() - started
         names = [part.name for part in total.parts]
         distinct = _distinct(work.folder, names, job.found.rows, with_ray)
-    shown = _exposure(job, work, total.exposure)
+    try:
+        shown = _exposure(job, work, total.exposure)
+    except OSError as error:
+        raise GRU4RecError(f"{storage.shown(work.folder)}: cannot be written: {error}; {AGAIN}") from error
     figures = total.figures
     checks = gates.whole(job.found.rows, figures, total.first_wrong, work.short_allowed)
     before = _yesterday(job, total.exposure)
@@ -140,8 +144,9 @@ def _make(job: Job, check_lock: Any) -> Done:
     try:
         manifest.publish(job.place, job.name, content)
     except OSError as error:
-        raise GRU4RecError(f"{storage.shown(job.place)}: cannot be published: {error}; run again") from error
-    manifest.prune(job.place, settings.keep)
+        raise GRU4RecError(f"{storage.shown(job.place)}: cannot be published: {error}; {AGAIN}") from error
+    with contextlib.suppress(OSError):  # what was published counts, whatever else cannot be deleted yet
+        manifest.prune(job.place, settings.keep)
     return Done(content, False, total.kept, total.scored, scoring_seconds)
 
 
