@@ -1,4 +1,4 @@
-"""Speed as ratios against named alternatives, measured in the same run; see --help. Only `prepare` needs Ray."""
+"""Speed as ratios against named alternatives, in one run; see --help. Only `prepare` and `score` need Ray."""
 
 import sys
 from typing import Any
@@ -12,6 +12,11 @@ def run(settings: config.Bench) -> dict[str, Any]:
         from gru4rec.sessions import bench as prepare
 
         return prepare.run(settings.clicks, settings.ways, settings.repeats, settings.scratch)
+
+    if settings.what == "score":
+        from gru4rec.scoring import bench as scoring
+
+        return scoring.run(settings.catalogues, settings.sessions, settings.repeats, settings.scratch)
 
     if settings.what == "evaluate":
         from gru4rec.evaluation import bench as evaluation

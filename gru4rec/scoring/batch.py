@@ -1,239 +1,299 @@
-"""The batch job: pieces of sessions through a pool of actors on Ray Data, verified, then published whole.
+"""One scoring run: what is missing of a result is made, all of it is checked, then one step makes it count.
 
-Only the plan of pieces and the counts of each go through the driver. An actor reads its piece, scores it
-and writes one part file; a piece that is scored again after a failure writes the same file again.
+Only the plan of pieces and the counts of each are held here: nothing that grows with the sessions. A single piece is
+done in this process; for more, Ray is started.
 """
 
 import contextlib
-import dataclasses
-import json
-import os
+import hashlib
 import sys
 import time
-import uuid
-import warnings
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
-import ray
+import pyarrow.parquet as pq
 import torch
 
 from gru4rec import storage
-from gru4rec.config import Hyperparameters, Score
+from gru4rec.config import Score
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.model.network import GRU4Rec
-from gru4rec.scoring import manifest, source
-from gru4rec.scoring.recommend import recommend
-from gru4rec.sessions.catalogue import catalogue, encoder
+from gru4rec.scoring import gates, limits, lock, manifest, parts, source
+from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, outcome
+from gru4rec.sessions.catalogue import UNKNOWN, catalogue, encoder, plain
 from gru4rec.tracking.folder import LoadedModel
 
 PROGRESS_SECONDS = 10.0
-VERIFY_HERE = 200_000  # rows; up to here it is done before workers for it would have started
+PIECES_HERE = 1  # so many are done in this process: Ray's start would take longer
+DISTINCT_HERE = 200_000  # rows; up to here they are counted before workers for it would have started
+EXPOSURE = "exposure.parquet"
+AGAIN = "run the same command again"
 
 
-class Scorer:
-    """A scoring actor: holds the model, turns pieces into part files."""
+class Job(NamedTuple):
+    """What is to be scored with what, and where the result belongs."""
 
-    def __init__(self, shared: list[ray.ObjectRef], settings: Score, staging: str) -> None:
-        torch.set_num_threads(settings.threads)
-        given = ray.get(shared[0])
-        with warnings.catch_warnings():
-            # The weights lie in Ray's shared memory, once for all actors of a machine; they are only read.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            tensors = {name: torch.from_numpy(weight) for name, weight in given["weights"].items()}
-        model = GRU4Rec.from_tensors(Hyperparameters(**given["hyperparameters"]), tensors)
-        self.model = model.to("cuda" if settings.gpus_per_actor else "cpu")
-        self.known = catalogue(given["items"])
-        self.encode = encoder(self.known, given["prepared"])
-        self.session_id, self.settings, self.staging = given["session_id"], settings, staging
+    settings: Score
+    found: source.Source
+    allowed: limits.Limits
+    loaded: LoadedModel
+    version: str | None  # of the model in its registry
+    model_uri: str
+    key: str
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self.piece(**row) for row in batch.to_pylist()])
+    @property
+    def place(self) -> str:
+        """The folder whose manifest.json counts."""
+        return manifest.place(self.settings.out, self.settings.date)
 
-    def piece(self, number: int, spans: str) -> dict[str, Any]:
-        """Score one piece; an error goes to the driver as data, since Ray wraps what is raised."""
-        try:
-            result = self.score(source.read([source.Span(*span) for span in json.loads(spans)]))
-            name = manifest.write_part(self.staging, number, result)
-            return {"name": name, "rows": len(result), **_no_error()}
-        except (GRU4RecError, OSError, ValueError) as error:
-            return {"name": "", "rows": 0, **_as_data(error)}
-
-    def score(self, sessions: pa.Table) -> pa.Table:
-        """Recommendations of a table of sessions, with session_id in the type that all parts share."""
-        found = recommend(
-            self.model, self.known, sessions, self.settings.top_k, self.settings.exclude_seen, self.encode
-        )
-        return found.set_column(0, "session_id", found["session_id"].cast(self.session_id))
+    @property
+    def name(self) -> str:
+        """The result's folder in it."""
+        return manifest.result_name(self.version, self.key)
 
 
-def find(settings: Score, loaded: LoadedModel) -> source.Source:
+class Done(NamedTuple):
+    """A result that counts."""
+
+    content: dict[str, Any]  # its manifest
+    unchanged: bool  # it did so before
+    kept: int  # parts that an earlier run had made
+    scored: int  # sessions that this run has scored
+    seconds: float  # that took
+
+
+def find(settings: Score, loaded: LoadedModel, version: str | None, model_uri: str) -> Job:
     """The sessions to score; needs no Ray. Raises InputError for bad input and for an `out` that is taken."""
-    manifest.check_out(settings.out, settings.sessions)
-    return source.find(settings.sessions, loaded.items.schema.field("item_id").type)
+    manifest.check_out(settings.out, settings.date, settings.sessions)
+    found = source.find(settings.sessions, loaded.items.schema.field("item_id").type, settings.skip_corrupt)
+    allowed = limits.limits(catalogue(loaded.items), settings.only_items, settings.exclude_items)
+    items = "" if allowed.items is None else hashlib.sha256(allowed.items.astype("<i8").tobytes()).hexdigest()
+    key = manifest.key(loaded, found, {**_lists_of(settings), "items": items})
+    return Job(settings, found, allowed, loaded, version, model_uri, key)
 
 
-def run(
-    settings: Score, found: source.Source, loaded: LoadedModel, version: str | None, model_uri: str
-) -> dict[str, Any]:
-    """Score what `find` found, publish to `settings.out`, and return the result of the job.
+def _lists_of(settings: Score) -> dict[str, Any]:
+    """The settings that lists depend on, but for files of items."""
+    names = ("top_k", "exclude_seen", "min_score", "with_embeddings", "skip_corrupt")
+    return {name: getattr(settings, name) for name in names}
 
-    Ray must be connected. An earlier result in `out` stays until the new one is whole. Raises InputError
-    where a file turns out to be damaged, and GRU4RecError where the result does not pass verification.
+
+def run(job: Job) -> Done:
+    """Make the result of a job the one that counts in `job.place`, unless it is already.
+
+    An earlier result stays until the new one is whole. Raises InputError where a file turns out to be damaged, and
+    GRU4RecError where another run is at work, something cannot be written or a gate fails; what was made stays, and
+    the same job goes on from there.
     """
-    cut = source.pieces(found)
-    staging = storage.beside(storage.absolute(settings.out), f".{uuid.uuid4().hex[:8]}.staging")
+    if before := _unchanged(job):
+        return before
+    with lock.held(job.place) as check:
+        if before := _unchanged(job):
+            return before
+        return _make(job, check)
+
+
+def _unchanged(job: Job) -> Done | None:
+    found = manifest.current(job.place)
+    if found and found["key"] == job.key and manifest.whole(job.place, found):
+        return Done(found, True, len(found["files"]), 0, 0.0)
+    return None
+
+
+def _make(job: Job, check_lock: Any) -> Done:
+    settings, cut = job.settings, source.pieces(job.found)
+    work = Work(
+        folder=storage.join(job.place, job.name),
+        key=job.key,
+        top_k=settings.top_k,
+        exclude_seen=settings.exclude_seen,
+        allowed=job.allowed.items,
+        min_score=settings.min_score,
+        embeddings=settings.with_embeddings,
+        skip_corrupt=settings.skip_corrupt,
+        items=job.loaded.items,
+        prepared=job.found.prepared,
+        session_id=job.found.session_id,
+    )
     started = time.monotonic()
     try:
-        storage.make_folder(staging)
-        names = _score_pieces(settings, loaded, found, cut, staging)
+        storage.make_folder(work.folder)
+    except OSError as error:
+        raise GRU4RecError(f"{storage.shown(work.folder)}: cannot be made: {error}") from error
+    with contextlib.ExitStack() as stack:
+        with_ray = len(cut) > PIECES_HERE or settings.gpus_per_actor > 0
+        if with_ray:
+            _connect(stack, settings.verbose)
+        total = _total(_pieces(job, work, cut, with_ray), job.found.rows, len(work.items))
         scoring_seconds = time.monotonic() - started
-        parts, distinct = _verify(names, staging, found.rows, min(settings.top_k, loaded.model.item_count))
-        content = manifest.describe(
-            model={
-                "uri": storage.shown(model_uri),
-                "version": version,
-                "data_fingerprint": loaded.config.get("data_fingerprint"),
-            },
-            source={
-                "path": storage.shown(found.path),
-                "fingerprint": found.fingerprint,
-                "sessions": found.rows,
-            },
-            settings={"top_k": settings.top_k, "exclude_seen": settings.exclude_seen},
-            parts=parts,
-            seconds=time.monotonic() - started,
-            distinct_sessions=distinct,
-            list_length=min(settings.top_k, loaded.model.item_count),
-        )
-        storage.write_json(storage.join(staging, manifest.MANIFEST), content)
-        storage.publish(staging, storage.absolute(settings.out), manifest.MANIFEST)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            storage.remove_folder(staging)
-        raise
-    totals = content["totals"]
-    return {
-        "sessions_in": found.rows,
-        "sessions_out": totals["sessions"],
-        "distinct_sessions": distinct,
-        "fallback": totals["fallback"],
-        "unknown_clicks": totals["unknown_clicks"],
-        "list_length": totals["list_length"],
-        "sessions_per_second": round(found.rows / scoring_seconds, 1) if found.rows else 0.0,
-        "files": len(parts),
-        "seconds": content["seconds"],
-        "model_version": version,
-        "out": storage.shown(settings.out),
-    }
+        names = [part.name for part in total.parts]
+        distinct = _distinct(work.folder, names, job.found.rows, with_ray)
+    try:
+        shown = _exposure(job, work, total.exposure)
+    except OSError as error:
+        raise GRU4RecError(f"{storage.shown(work.folder)}: cannot be written: {error}; {AGAIN}") from error
+    figures = total.figures
+    checks = gates.whole(job.found.rows, figures, total.first_wrong, work.short_allowed)
+    before = _yesterday(job, total.exposure)
+    rejected = max(figures["rejected"] / max(job.found.rows, 1), len(job.found.skipped) / max(job.found.count, 1))
+    checks += gates.sane(settings, figures["rows"], figures["fallback"], rejected, shown["rows"], before)
+    content = _describe(job, work, total, shown, checks, distinct, time.monotonic() - started)
+    gates.refuse(checks, content)
+    check_lock()
+    try:
+        manifest.publish(job.place, job.name, content)
+    except OSError as error:
+        raise GRU4RecError(f"{storage.shown(job.place)}: cannot be published: {error}; {AGAIN}") from error
+    with contextlib.suppress(OSError):  # what was published counts, whatever else cannot be deleted yet
+        manifest.prune(job.place, settings.keep)
+    return Done(content, False, total.kept, total.scored, scoring_seconds)
 
 
-def _score_pieces(
-    settings: Score, loaded: LoadedModel, found: source.Source, cut: list[list[source.Span]], staging: str
-) -> list[str]:
-    """Names of the part files, in the order of the sessions."""
-    given = {
-        "weights": {name: weight.cpu().numpy() for name, weight in loaded.model.tensors().items()},
-        "hyperparameters": dataclasses.asdict(loaded.model.hyperparameters),
-        "items": loaded.items,
-        "prepared": found.prepared,
-        "session_id": found.session_id,
-    }
-    if not cut:  # one part without rows, so that readers find the columns
-        scorer = Scorer([ray.put(given)], dataclasses.replace(settings, gpus_per_actor=0), staging)
-        items = pa.list_(pa.int32() if found.prepared is not None else scorer.known.ids.type)
-        empty = pa.table({"session_id": pa.array([], found.session_id), "items": pa.array([], items)})
-        return [manifest.write_part(staging, 0, scorer.score(empty))]
-    plan = [{"number": number, "spans": json.dumps(spans)} for number, spans in enumerate(cut)]
-    shared = ray.put(given)
-    actors = _actors(settings, len(plan))
-    dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
-        Scorer,
-        fn_constructor_kwargs={"shared": [shared], "settings": settings, "staging": staging},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
-        num_cpus=settings.threads if not settings.gpus_per_actor else 0,
-        num_gpus=settings.gpus_per_actor or None,
-    )
-    names, done, started, shown = [], 0, time.monotonic(), time.monotonic()
-    for row in dataset.iter_rows():
-        _raise(row)
-        names.append(row["name"])
-        done += row["rows"]
+def _connect(stack: contextlib.ExitStack, verbose: bool) -> None:
+    from gru4rec import on_ray  # Ray is imported only where it is needed, which takes seconds
+
+    stack.enter_context(on_ray.connected(verbose))
+    stack.enter_context(on_ray.without_explained_lines(verbose))
+
+
+def _pieces(job: Job, work: Work, cut: list[list[source.Span]], with_ray: bool) -> Iterator[Outcome]:
+    if with_ray and cut:
+        from gru4rec.scoring import pool
+
+        yield from pool.score(job.settings, job.loaded.model, work, cut)
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.settings.threads)
+    try:
+        scorer = Scorer(job.loaded.model, work)
+        for number, spans in enumerate(cut or [[]]):  # no sessions: one part without rows, to show the columns
+            plain = attempt(lambda n=number, s=spans: scorer.piece(n, s), work.folder)  # type: ignore[misc]
+            yield outcome(plain, len(work.items))
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Total(NamedTuple):
+    parts: list[parts.Part]  # in order
+    figures: dict[str, int]  # sums over all parts, by the name of the count
+    exposure: np.ndarray  # lists that show each item, [V] int64
+    first_wrong: str
+    kept: int
+    scored: int
+
+
+def _total(outcomes: Iterator[Outcome], rows: int, items: int) -> _Total:
+    """What all pieces come to; says on stderr how far it is."""
+    found: list[parts.Part] = []
+    exposure = np.zeros(items, np.int64)
+    kept = done = scored = 0
+    started = told = time.monotonic()
+    for part, was_there, lists in outcomes:
+        found.append(part)
+        exposure += lists
+        kept += was_there
+        done += part.rows
+        scored += 0 if was_there else part.rows
         now = time.monotonic()
-        if now - shown >= PROGRESS_SECONDS:
-            shown = now
-            speed = done / (now - started)
-            print(f"scored {done:,} of {found.rows:,} sessions, {speed:,.0f}/s", file=sys.stderr, flush=True)
-    return sorted(names)
+        if now - told >= PROGRESS_SECONDS:
+            told = now
+            speed = scored / (now - started)
+            print(f"scored {done:,} of {rows:,} sessions, {speed:,.0f}/s", file=sys.stderr, flush=True)
+    found.sort(key=lambda part: part.name)
+    counts = [name for name, kind in parts.Part.__annotations__.items() if kind is int]
+    figures = {name: sum(getattr(part, name) for part in found) for name in counts}
+    wrong = next((part.first_wrong for part in found if part.first_wrong), "")
+    return _Total(found, figures, exposure, wrong, kept, scored)
 
 
-def _actors(settings: Score, pieces: int) -> int:
-    """How many actors to run. Raises InputError where this machine can never run what was asked for.
+def _distinct(folder: str, names: list[str], rows: int, with_ray: bool) -> int:
+    of = parts.partitions(rows)
+    if rows <= DISTINCT_HERE or not with_ray:
+        return sum(parts.distinct_sessions(folder, names, partition, of) for partition in range(of))
+    from gru4rec.scoring import pool
 
-    On a cluster that the job was submitted to, more may come (autoscaling), so nothing is refused there.
+    return pool.distinct_sessions(folder, names, of)
+
+
+def _exposure(job: Job, work: Work, exposure: np.ndarray) -> dict[str, Any]:
+    """Write how many lists show each item; the file's entry in the manifest."""
+    shown = np.flatnonzero(exposure)
+    table = pa.table({"item_id": catalogue(work.items).ids.take(pa.array(shown)), "lists": exposure[shown]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue()
+    storage.write_bytes(storage.join(work.folder, EXPOSURE), content)
+    return {"name": f"{job.name}/{EXPOSURE}", "rows": len(table), "bytes": len(content)}
+
+
+def _yesterday(job: Job, exposure: np.ndarray) -> gates.Yesterday | None:
+    """The result of the last date before; None without a date, and where there is none.
+
+    Items that the model does not know any more have no share in what its lists show.
     """
-    resources = ray.cluster_resources()
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    final = not os.environ.get("RAY_ADDRESS")
-    if settings.gpus_per_actor:
-        fit = int(gpus / settings.gpus_per_actor)
-        if final and fit < max(1, settings.actors):
-            raise InputError(
-                f"--gpus-per-actor {settings.gpus_per_actor:g}: {max(1, settings.actors)} actors need "
-                f"{settings.gpus_per_actor * max(1, settings.actors):g} GPUs, Ray has {gpus:g}"
-            )
-    else:
-        fit = int(cpus / settings.threads)
-        if final and fit < max(1, settings.actors):
-            raise InputError(
-                f"--actors {settings.actors} --threads {settings.threads}: need "
-                f"{settings.threads * max(1, settings.actors)} CPUs, Ray has {cpus:g}"
-            )
-    return max(1, min(settings.actors or fit, pieces))
+    nights = manifest.nights(job.settings.out, job.settings.date, 1)
+    if not job.settings.date or not nights:
+        return None
+    content, overlap = nights[0], float("nan")
+    path = storage.join(manifest.place(job.settings.out, content["date"]), content["exposure"]["name"])
+    with contextlib.suppress(OSError, pa.ArrowException, InputError):
+        filesystem, inner = storage.locate(path)
+        with filesystem.open_input_file(inner) as file:
+            then = pq.read_table(file)
+        index = encoder(catalogue(job.loaded.items))(plain(then["item_id"]))
+        lists = then["lists"].to_numpy()
+        known = np.bincount(index[index != UNKNOWN], lists[index != UNKNOWN], len(exposure))
+        gone = lists[index == UNKNOWN].sum()
+        overlap = gates.overlap(np.append(exposure, 0), np.append(known, gone))
+    return gates.Yesterday(content["totals"]["sessions"], content["exposure"]["rows"], overlap)
 
 
-def _verify(names: list[str], staging: str, rows: int, longest: int) -> tuple[list[manifest.Part], int]:
-    """Read everything back: what each part holds, and the number of distinct session ids."""
-    of = manifest.partitions(rows)
-    checks: list[dict[str, Any]] = [{"name": name, "partition": -1} for name in names]
-    checks += [{"name": "", "partition": partition} for partition in range(of)]
-
-    def check(name: str, partition: int) -> dict[str, Any]:
-        part, distinct = manifest.Part(name, 0, 0, 0, 0), 0
-        try:
-            if name:
-                part = manifest.verify(staging, name, longest)
-            else:
-                distinct = manifest.distinct_sessions(staging, names, partition, of)
-        except (GRU4RecError, OSError, ValueError) as error:
-            return {**part._asdict(), "distinct": 0, **_as_data(error)}
-        return {**part._asdict(), "distinct": distinct, **_no_error()}
-
-    if rows <= VERIFY_HERE:
-        found = [check(**row) for row in checks]
-    else:
-        dataset = ray.data.from_items(checks, override_num_blocks=min(len(checks), 256))
-        found = list(dataset.map(lambda row: check(**row)).iter_rows())
-    for row in found:
-        _raise(row)
-    parts = [manifest.Part(**{name: row[name] for name in manifest.Part._fields}) for row in found if row["name"]]
-    written = sum(part.rows for part in parts)
-    if written != rows:
-        raise GRU4RecError(f"{written} of {rows} sessions were written; nothing was published, run again")
-    return sorted(parts, key=lambda part: part.name), sum(row["distinct"] for row in found)
-
-
-def _no_error() -> dict[str, Any]:
-    return {"error": "", "bad_input": False}
-
-
-def _as_data(error: Exception) -> dict[str, Any]:
-    kind = "" if isinstance(error, GRU4RecError) else f"{type(error).__name__}: "
-    return {"error": f"{kind}{error}", "bad_input": isinstance(error, InputError)}
-
-
-def _raise(row: dict[str, Any]) -> None:
-    if row["error"]:
-        raise (InputError if row["bad_input"] else GRU4RecError)(row["error"])
+def _describe(
+    job: Job,
+    work: Work,
+    total: _Total,
+    shown: dict[str, Any],
+    checks: list[gates.Gate],
+    distinct: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of manifest.json. Names are relative to the folder that it lies in."""
+    figures = total.figures
+    return {
+        "format": manifest.FORMAT,
+        "format_version": manifest.FORMAT_VERSION,
+        "result": job.name,
+        "date": job.settings.date or None,
+        "key": job.key,
+        "published": manifest.now(),
+        "model": {
+            "uri": storage.shown(job.model_uri),
+            "version": job.version,
+            "data_fingerprint": job.loaded.config.get("data_fingerprint"),
+        },
+        "input": {
+            "path": storage.shown(job.found.path),
+            "fingerprint": job.found.fingerprint,
+            "digest": job.found.digest,
+            "sessions": job.found.rows,
+            "corrupt": [*job.found.skipped, *dict.fromkeys(why for part in total.parts for why in part.corrupt)],
+        },
+        "settings": _lists_of(job.settings),
+        "limits": job.allowed.files,
+        "files": [{"name": f"{job.name}/{part.name}", "rows": part.rows, "bytes": part.bytes} for part in total.parts],
+        "exposure": shown,
+        "totals": {
+            "sessions": figures["rows"],
+            "rejected": figures["rejected"],
+            "fallback": figures["fallback"],
+            "unknown_clicks": figures["unknown_clicks"],
+            "listed": figures["listed"],
+            "short_lists": figures["short"],
+            "items_shown": shown["rows"],
+            "distinct_sessions": distinct,
+            "list_length": work.longest,
+        },
+        "checks": [gate.plain() for gate in checks],
+        "seconds": round(seconds, 3),
+    }

@@ -1,8 +1,10 @@
-"""The scoring job: resolve the model once, check the input, then score on Ray."""
+"""The scoring job: resolve the model once, check the input, then score."""
 
+import sys
 from typing import Any
 
 from gru4rec import config, storage
+from gru4rec.scoring import batch, export, gates, night, report
 from gru4rec.tracking import folder, registry
 
 
@@ -13,12 +15,45 @@ def score(settings: config.Score) -> dict[str, Any]:
     """
     uri, version = registry.resolve(settings.model, settings.tracking_uri)
     loaded = folder.load(registry.fetch(uri, settings.tracking_uri))
-    # Ray is imported after its chatter was silenced, which the caller does.
-    from gru4rec import on_ray
-    from gru4rec.scoring import batch, report
-
-    found = batch.find(settings, loaded)
-    with on_ray.connected(settings.verbose), on_ray.without_explained_lines(settings.verbose):
-        result = batch.run(settings, found, loaded, version, uri)
+    if settings.export == "items":
+        return {**export.items(loaded, settings.out), "model_version": version}
+    job = batch.find(settings, loaded, version, uri)
+    try:
+        done = batch.run(job)
+    except gates.Closed as closed:
+        night.record(settings, closed.content, {}, failed=str(closed))
+        raise
+    result = summary(job, done)
+    if not done.unchanged or not night.recorded(settings, done.content):
+        measured = {name: result[name] for name in ("sessions_per_second", "kept_files")} if done.scored else {}
+        result["run_id"] = night.record(settings, done.content, measured)
+    for why in done.content["input"]["corrupt"]:
+        print(f"WARNING: left out: {why}", file=sys.stderr)
     report.show(result, storage.shown(uri))
     return result
+
+
+def summary(job: batch.Job, done: batch.Done) -> dict[str, Any]:
+    """The result of the job, for machines."""
+    content = done.content
+    totals = content["totals"]
+    return {
+        "sessions_in": content["input"]["sessions"],
+        "sessions_out": totals["sessions"],
+        "distinct_sessions": totals["distinct_sessions"],
+        "rejected": totals["rejected"],
+        "corrupt": len(content["input"]["corrupt"]),
+        "unknown_limits": {option: file["unknown"] for option, file in content["limits"].items()},
+        "fallback": totals["fallback"],
+        "unknown_clicks": totals["unknown_clicks"],
+        "list_length": totals["list_length"],
+        "sessions_per_second": round(done.scored / done.seconds, 1) if done.scored else 0.0,
+        "files": len(content["files"]),
+        "kept_files": done.kept,
+        "unchanged": done.unchanged,
+        "seconds": content["seconds"],
+        "model_version": job.version,
+        "out": storage.shown(job.settings.out),
+        "date": job.settings.date or None,
+        "result": content["result"],
+    }

@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from torch import Tensor
 
 from gru4rec.model.encode import final_states
 from gru4rec.model.network import GRU4Rec
-from gru4rec.scoring.topk import best_items
+from gru4rec.scoring.topk import Assortment, assortment, best_items
 from gru4rec.sessions.catalogue import UNKNOWN, Catalogue, Encoder, encoder
 from gru4rec.sessions.prepared import Sessions
 
@@ -39,35 +40,73 @@ def recommend(
     exclude_seen: bool = False,
     encode: Encoder | None = None,
     banned: np.ndarray | None = None,
+    within: Assortment | None = None,
+    min_score: float | None = None,
+    embeddings: bool = False,
 ) -> pa.Table:
     """The k best items for the next click of each session; one row in, one row out, in the same order.
 
     `sessions` has `items` (lists of item ids) and `session_id`; `banned` [n] int64 are indices of items that no list
-    shows. The result has `session_id`, `items` list<item id>, `scores` list<float32>, best first, ties by item index;
-    `fallback`, true where no click was known and the list is by popularity (its scores are supports); and
-    `unknown_clicks` int32. Lists have k items, or as many as there are (the catalogue, less what is banned and, with
-    `exclude_seen`, what was clicked). Raises InputError for ids of a type that cannot match and ValueError where a
-    score is not finite.
+    shows; with `within`, lists are of those items alone, with `min_score`, of items that score as much. The result has
+    `session_id`, `items` list<item id>, `scores` list<float32>, best first, ties by item index; `fallback`, true where
+    no click was known and the list is by popularity (its scores are supports); and `unknown_clicks` int32; with
+    `embeddings`, `embedding`, D float32: the network's output after the last known click, which scores an item by the
+    product with its row, plus its bias; null where there was none. Lists have k items, or as many as there are (the
+    catalogue or `within`, less what is banned, with `exclude_seen` what was clicked, and what scores less than
+    `min_score`, which is not asked of lists by popularity). Raises InputError for ids of a type that cannot match and
+    ValueError where a score is not finite.
     """
     clicks, unknown = known_clicks(sessions["items"], encode or encoder(known))
-    count, width = clicks.count, min(k, model.item_count)
+    within = within or assortment(model)
+    count, width = clicks.count, min(k, len(within.table))
     rows = np.flatnonzero(clicks.lengths)
-    popular = known.popular if banned is None else known.popular[~np.isin(known.popular, banned)]
+    popular = _popular(known, within, banned, width)
     indices, scores = np.zeros((count, width), np.int64), np.full((count, width), -np.inf, np.float32)
-    indices[:, : len(popular)] = popular[:width]
-    scores[:, : len(popular)] = known.support[popular[:width]]
+    indices[:, : len(popular)] = popular
+    scores[:, : len(popular)] = known.support[popular]
+    output = None
     if len(rows):
         active = select(clicks, rows)
-        found = best_items(model, final_states(model, active), k, active if exclude_seen else None, banned=banned)
-        scores[rows], indices[rows] = (part.cpu().numpy() for part in found)
+        output = final_states(model, active)
+        found = best_items(model, output, k, active if exclude_seen else None, banned=banned, within=within)
+        best, indices[rows] = (part.cpu().numpy() for part in found)
+        if min_score is not None:
+            best = np.where(best >= np.float32(min_score), best, -np.inf)
+        scores[rows] = best
     listed = scores > -np.inf
-    offsets = pa.array(np.concatenate([[0], np.cumsum(listed.sum(1))]).astype(np.int32))
-    return pa.table(
-        {
-            "session_id": sessions["session_id"],
-            "items": pa.ListArray.from_arrays(offsets, known.ids.take(pa.array(indices[listed]))),
-            "scores": pa.ListArray.from_arrays(offsets, pa.array(scores[listed])),
-            "fallback": pa.array(clicks.lengths == 0),
-            "unknown_clicks": pa.array(unknown.astype(np.int32)),
-        }
-    )
+    if listed.all():
+        offsets = pa.array(np.arange(count + 1, dtype=np.int32) * width)
+        shown, of_shown = indices.reshape(-1), scores.reshape(-1)
+    else:
+        offsets = pa.array(np.concatenate([[0], np.cumsum(listed.sum(1))]).astype(np.int32))
+        shown, of_shown = indices[listed], scores[listed]
+    table = {
+        "session_id": sessions["session_id"],
+        "items": pa.ListArray.from_arrays(offsets, known.ids.take(pa.array(shown))),
+        "scores": pa.ListArray.from_arrays(offsets, pa.array(of_shown)),
+        "fallback": pa.array(clicks.lengths == 0),
+        "unknown_clicks": pa.array(unknown.astype(np.int32)),
+    }
+    if embeddings:
+        table["embedding"] = _embeddings(output, clicks.lengths > 0, model.hyperparameters.width)
+    return pa.table(table)
+
+
+def _popular(known: Catalogue, within: Assortment, banned: np.ndarray | None, width: int) -> np.ndarray:
+    """The items by popularity that lists may show, `width` at most."""
+    popular = known.popular
+    if within.items is not None:
+        popular = popular[within.places(popular)[1]]
+    if banned is not None:
+        popular = popular[~np.isin(popular, banned)]
+    return popular[:width]
+
+
+def _embeddings(output: Tensor | None, known: np.ndarray, width: int) -> pa.Array:
+    """[sessions] lists of `width` float32: the next row of `output` where `known` is true, else null.
+
+    No fixed-size lists: Parquet does not give those back where some are null.
+    """
+    values = np.zeros(0, np.float32) if output is None else output.cpu().numpy().reshape(-1)
+    offsets = np.concatenate([[0], np.cumsum(known * width)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(~known))

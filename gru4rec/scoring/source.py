@@ -21,6 +21,7 @@ from gru4rec.sessions.prepared import SPLITS, SUMMARY, Prepared
 from gru4rec.storage import shown
 
 COLUMNS = ["session_id", "items"]
+_CHUNK = 4 << 20  # bytes read at a time
 SMALLEST_PIECE, LARGEST_PIECE, PIECES = 4096, 131_072, 64
 
 
@@ -39,24 +40,37 @@ class Source(NamedTuple):
     files: list[tuple[str, int]]  # path and rows, in order
     session_id: pa.DataType
     fingerprint: str
+    digest: str  # of the bytes of all files, with their names
     prepared: pa.Table | None  # the items table that the clicks are indices of; None: clicks are item ids
+    skipped: tuple[str, ...] = ()  # files that are no Parquet, each with the reason, where they are to be left out
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """Files, the skipped among them."""
+        return len(self.files) + len(self.skipped)
 
     @property
     def rows(self) -> int:
         return sum(rows for _, rows in self.files)
 
 
+class Corrupt(InputError):
+    """Bytes that can be read, and not understood."""
+
+
 class _Footer(NamedTuple):
     rows: int
     schema: pa.Schema
     digest: bytes
+    content: bytes
 
 
-def find(path: str, item_ids: pa.DataType) -> Source:
+def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source:
     """The sessions at `path`: a split of a prepared folder, or Parquet with session_id and lists of item ids.
 
-    `item_ids` is the type of the model's item ids. Only footers are read. Raises InputError where there is
-    nothing, a file is unreadable, a column is missing, or the ids cannot match.
+    `item_ids` is the type of the model's item ids. Footers are looked at; of the rest only the digest is taken. Raises
+    InputError where there is nothing, a file is unreadable, a column is missing, or the ids cannot match; with
+    `skip_corrupt`, files that are no Parquet are left out instead, if others are left.
     """
     target = storage.absolute(path)
     parent, _, name = target.partition("?")[0].rpartition("/")
@@ -77,17 +91,27 @@ def find(path: str, item_ids: pa.DataType) -> Source:
         if not paths:
             raise InputError(f"{shown(path)}: holds no Parquet file")
     with ThreadPoolExecutor(16) as pool:
-        footers = list(pool.map(_footer, paths))
+        found = list(pool.map(functools.partial(_footer_or_error, skip_corrupt=skip_corrupt), paths))
+    skipped = [footer for footer in found if isinstance(footer, Corrupt)]
+    paths = [file for file, footer in zip(paths, found, strict=True) if isinstance(footer, _Footer)]
+    footers = [footer for footer in found if isinstance(footer, _Footer)]
+    if skipped and not footers:
+        raise skipped[0]
     _check(paths, footers, pa.int32() if prepared else item_ids)
-    digest = hashlib.sha256()
+    digest, content = hashlib.sha256(), hashlib.sha256()
     for file, footer in zip(paths, footers, strict=True):
         digest.update(file.rpartition("/")[2].encode() + b"\0" + footer.digest)
+        content.update(file.rpartition("/")[2].encode() + b"\0" + footer.content)
+    if prepared:
+        content.update(prepared.fingerprint.encode())  # of its items, which give the indices their meaning, as well
     return Source(
         path=path,
         files=[(file, footer.rows) for file, footer in zip(paths, footers, strict=True)],
         session_id=_common_session_id(paths, footers),
         fingerprint=f"{prepared.fingerprint}/{name}" if prepared else digest.hexdigest(),
+        digest=content.hexdigest(),
         prepared=prepared.items if prepared else None,
+        skipped=tuple(map(str, skipped)),
     )
 
 
@@ -105,6 +129,15 @@ def _parquet_files(target: str) -> list[str]:
     return [storage.join(target, relative) for relative in sorted(found)]
 
 
+def _footer_or_error(path: str, skip_corrupt: bool) -> _Footer | Corrupt:
+    try:
+        return _footer(path)
+    except Corrupt as error:
+        if skip_corrupt:
+            return error
+        raise
+
+
 def _footer(path: str) -> _Footer:
     filesystem, inner = storage.locate(path)
     try:
@@ -114,9 +147,37 @@ def _footer(path: str) -> _Footer:
             length = parquet.metadata.serialized_size
             tail = file.read_at(length + 8, max(0, size - length - 8))
             digest = hashlib.sha256(tail + str(size).encode()).digest()
-            return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest)
+            return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest, _content(file))
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{shown(path)}: not a readable Parquet file: {error}") from error
+        kind = Corrupt if _can_be_read(path, None) else InputError
+        raise kind(f"{shown(path)}: not a readable Parquet file: {error}") from error
+
+
+def _can_be_read(path: str, group: int | None) -> bool:
+    """Whether the bytes of a row group, or the last of the file, come at all, so that they must be wrong."""
+    filesystem, inner = storage.locate(path)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            if group is None:
+                start = max(0, file.size() - _CHUNK)
+                return len(file.read_at(file.size() - start, start)) == file.size() - start
+            metadata = pq.ParquetFile(file).metadata.row_group(group)
+            for number in range(metadata.num_columns):
+                column = metadata.column(number)
+                start = column.dictionary_page_offset or column.data_page_offset
+                if len(file.read_at(column.total_compressed_size, start)) != column.total_compressed_size:
+                    return False
+            return True
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _content(file: pa.NativeFile) -> bytes:
+    found = hashlib.blake2b(digest_size=32)
+    file.seek(0)
+    while part := file.read(_CHUNK):
+        found.update(part)
+    return found.digest()
 
 
 def _check(paths: Sequence[str], footers: Sequence[_Footer], item_ids: pa.DataType) -> None:
@@ -171,40 +232,71 @@ def pieces(source: Source, size: int | None = None) -> list[list[Span]]:
     return cut
 
 
-def read(spans: Sequence[Span]) -> pa.Table:
-    """session_id and items of the spans, in order. Raises InputError naming a file that cannot be read."""
-    return pa.concat_tables([_read_span(span) for span in spans], promote_options="permissive")
+class Read(NamedTuple):
+    """What the spans of a piece hold."""
+
+    sessions: pa.Table | None  # session_id and items, in order; None where nothing could be read
+    rejected: int  # sessions that could not be read
+    corrupt: tuple[str, ...]  # why, each with its file
 
 
-def _read_span(span: Span) -> pa.Table:
-    parts, start = [], 0
-    for group, rows in enumerate(_group_rows(span.path)):
-        first, end = max(span.first, start), min(span.first + span.rows, start + rows)
-        if first < end:
-            parts.append(_read_group(span.path, group).slice(first - start, end - first))
-        start += rows
-    found = pa.concat_tables(parts)
-    if len(found) != span.rows:
-        raise InputError(f"{shown(span.path)}: has changed since the job started")
-    return found
+class Reader:
+    """Reads pieces; keeps what neighbouring ones have in common: footers, and the row group that was read last."""
 
+    def __init__(self, skip_corrupt: bool = False) -> None:
+        self._skip_corrupt = skip_corrupt
+        self._groups: dict[str, list[int]] = {}
+        self._last: tuple[str, int, pa.Table] | None = None
 
-@functools.lru_cache(maxsize=8)
-def _group_rows(path: str) -> list[int]:
-    filesystem, inner = storage.locate(path)
-    try:
-        with filesystem.open_input_file(inner) as file:
-            metadata = pq.ParquetFile(file).metadata
-            return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{shown(path)}: not a readable Parquet file: {error}") from error
+    def read(self, spans: Sequence[Span]) -> Read:
+        """The sessions of the spans, in order.
 
+        Raises InputError naming a file that cannot be read; with `skip_corrupt`, row groups whose bytes are wrong are
+        left out and counted instead.
+        """
+        parts: list[pa.Table] = []
+        rejected, corrupt = 0, []
+        for span in spans:
+            start = 0
+            for group, rows in enumerate(self._group_rows(span.path)):
+                first, end = max(span.first, start), min(span.first + span.rows, start + rows)
+                start += rows
+                if first >= end:
+                    continue
+                try:
+                    parts.append(self._group(span.path, group).slice(first + rows - start, end - first))
+                except Corrupt as error:
+                    if not self._skip_corrupt:
+                        raise
+                    rejected += end - first
+                    corrupt.append(str(error))
+            if start < span.first + span.rows:
+                raise InputError(f"{shown(span.path)}: has changed since the job started")
+        sessions = pa.concat_tables(parts, promote_options="permissive") if parts else None
+        return Read(sessions, rejected, tuple(corrupt))
 
-@functools.lru_cache(maxsize=1)  # neighbouring pieces often lie in one large row group
-def _read_group(path: str, group: int) -> pa.Table:
-    filesystem, inner = storage.locate(path)
-    try:
-        with filesystem.open_input_file(inner) as file:
-            return pq.ParquetFile(file).read_row_group(group, columns=COLUMNS)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{shown(path)}: row group {group} cannot be read: {error}") from error
+    def _group_rows(self, path: str) -> list[int]:
+        if path not in self._groups:
+            if len(self._groups) >= 8:
+                self._groups.clear()
+            filesystem, inner = storage.locate(path)
+            try:
+                with filesystem.open_input_file(inner) as file:
+                    metadata = pq.ParquetFile(file).metadata
+                    groups = range(metadata.num_row_groups)
+                    self._groups[path] = [metadata.row_group(group).num_rows for group in groups]
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(f"{shown(path)}: not a readable Parquet file: {error}") from error
+        return self._groups[path]
+
+    def _group(self, path: str, group: int) -> pa.Table:
+        if self._last is None or self._last[:2] != (path, group):
+            self._last = None  # one at a time in memory
+            filesystem, inner = storage.locate(path)
+            try:
+                with filesystem.open_input_file(inner) as file:
+                    self._last = (path, group, pq.ParquetFile(file).read_row_group(group, columns=COLUMNS))
+            except (OSError, pa.ArrowException) as error:
+                kind = Corrupt if _can_be_read(path, group) else InputError
+                raise kind(f"{shown(path)}: row group {group} cannot be read: {error}") from error
+        return self._last[2]

@@ -1,24 +1,34 @@
 """The k best items of every session, exactly, without sorting the catalogue.
 
-Two stages: the maximum of every tile of neighbouring items, the k best tiles, then the k best items inside
-them. An item outside the k best tiles has at least k items before it (the best of each of those tiles), so
-nothing is lost; with ties between tiles broken by position, as between items, that holds for equal scores
-too.
+On a CPU, where numba is at hand, a scan that keeps the k best so far (selection.py), over blocks of the catalogue that
+fit the cache, so that no row of scores is ever held whole. Elsewhere two stages: the maximum of every tile of
+neighbouring items, the k best tiles, then the k best items inside them. An item outside the k best tiles has at least k
+items before it (the best of each of those tiles), so nothing is lost; with ties between tiles broken by position, as
+between items, that holds for equal scores too.
 
 Shapes: B rows, V items, D size of an item row, S sessions.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gru4rec.model.kernels import fits
 from gru4rec.model.network import GRU4Rec
 from gru4rec.sessions.prepared import Sessions
 
+try:
+    from gru4rec.scoring.selection import select
+except ImportError:  # no numba: the two stages
+    select = None  # type: ignore[assignment]
+
 TILE = 32  # items; about sqrt(V / k) for catalogues of tens of thousands, where both stages cost the same
 SCORE_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of one block of scores [B, V]
+CACHE_BYTES, COLUMNS = 4 << 20, 4096  # of a block of scores, and its items at most, where they are scanned
+LONGEST = 256  # lists that the scan is for: it moves what is behind a new entry
 _LAST = 2**31 - 1
 
 
@@ -70,6 +80,31 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return _values(keys), _places(keys)
 
 
+class Assortment(NamedTuple):
+    """The items that lists may show, in order of their indices; `table` and `bias` are their rows, n of them."""
+
+    items: np.ndarray | None  # [n] int64: index of each; None: the whole catalogue
+    table: Tensor  # [n, D]
+    bias: Tensor  # [n]
+
+    def places(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where `items` [m] stand in it, and which of them do, [m] bool."""
+        if self.items is None:
+            return items, np.ones(len(items), bool)
+        at = np.minimum(np.searchsorted(self.items, items), len(self.items) - 1)
+        return at, self.items[at] == items
+
+
+def assortment(model: GRU4Rec, items: np.ndarray | None = None) -> Assortment:
+    """That of `items` [n], ascending indices (their rows are copied), or all. Raises ValueError for no item."""
+    if items is None:
+        return Assortment(None, model.item_table, model.item_bias)
+    if not len(items):
+        raise ValueError("an assortment needs an item")
+    at = torch.from_numpy(items).to(model.device)
+    return Assortment(items, model.item_table.index_select(0, at), model.item_bias.index_select(0, at))
+
+
 @torch.inference_mode()
 def best_items(
     model: GRU4Rec,
@@ -78,35 +113,90 @@ def best_items(
     excluded: Sessions | None = None,
     block: int | None = None,
     banned: np.ndarray | None = None,
+    within: Assortment | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k best items of the catalogue for outputs of the network [S, D]: scores and indices, [S, min(k, V)] each.
+    """The k best items for outputs of the network [S, D]: scores and indices, [S, min(k, n)] each.
 
-    `excluded` lists for each row the items that must not appear, `banned` [n] those that must not in any: they rank
-    last with score −inf, which only shows where fewer than k others are left. `block` is the number of rows scored at
-    once (by default as many as fit the budget of bytes of the device). Raises ValueError where a score is not finite.
+    Of the catalogue, or of the n items `within`. `excluded` lists for each row the items that must not appear, `banned`
+    [m] those that must not in any: they rank last with score −inf, which only shows where fewer than k others are left.
+    `block` is the number of rows scored at once (by default as many as fit the cache, or the device). Raises ValueError
+    where a score is not finite.
     """
-    items = model.item_count
+    within = within or assortment(model)
+    count = len(within.table)
+    k = min(k, count)
+    fused = select is not None and fits(output) and k <= LONGEST
+    columns = min(count, COLUMNS) if fused else count
     if block is None:
-        block = max(1, SCORE_BYTES.get(model.device.type, SCORE_BYTES["cpu"]) // (4 * items))
+        budget = CACHE_BYTES if fused else SCORE_BYTES.get(model.device.type, SCORE_BYTES["cpu"])
+        block = max(1, budget // (4 * columns))
     block = max(1, min(block, output.shape[0]))
-    scores = torch.empty(block, items, device=model.device)  # reused: fresh pages would cost as much again
+    space = torch.empty(block * columns, device=model.device)  # reused: fresh pages would cost as much again
     found: list[Sequence[Tensor]] = []
     for first in range(0, output.shape[0], block):
         given = output[first : first + block]
-        part = torch.addmm(model.item_bias, given, model.item_table.t(), out=scores[: len(given)])
-        if excluded is not None:
-            start, end = excluded.offsets[first], excluded.offsets[first + len(given)]
-            lengths = excluded.lengths[first : first + len(given)]
-            rows = torch.from_numpy(np.repeat(np.arange(len(given)), lengths)).to(model.device)
-            columns = torch.from_numpy(excluded.items[start:end].astype(np.int64)).to(model.device)
-            part[rows, columns] = -torch.inf
-        if banned is not None:
-            part[:, torch.from_numpy(banned).to(model.device)] = -torch.inf
-        found.append(top_k(part, k))
+        out = _outside(within, excluded, banned, first, len(given))
+        if not fused:
+            part = torch.addmm(within.bias, given, within.table.t(), out=space[: len(given) * count].view(-1, count))
+            _ban(part, out, 0)
+            found.append(top_k(part, k))
+            continue
+        values, places = torch.empty(len(given), k), torch.empty(len(given), k, dtype=torch.int64)
+        counts, nan = np.zeros(len(given), np.int64), False
+        for start in range(0, count, columns):
+            stop = min(start + columns, count)
+            part = space[: len(given) * (stop - start)].view(len(given), -1)
+            torch.addmm(within.bias[start:stop], given, within.table[start:stop].t(), out=part)
+            _ban(part, out, start)
+            nan |= select(part.numpy(), start, k, values.numpy(), places.numpy(), counts)
+        if nan:
+            raise ValueError("scores contain NaN")
+        found.append((values, places))
     if not found:
-        empty = torch.empty(0, min(k, items), device=model.device)
+        empty = torch.empty(0, k, device=model.device)
         return empty, empty.long()
     values, indices = (torch.cat(list(parts)) for parts in zip(*found, strict=True))
     if (values == torch.inf).any():
         raise ValueError("a score is infinite")
+    if within.items is not None:
+        indices = torch.from_numpy(within.items).to(indices.device)[indices]
     return values, indices
+
+
+class _Outside(NamedTuple):
+    """Places of an assortment that a block of rows must not show."""
+
+    rows: np.ndarray  # [m] int64
+    columns: np.ndarray  # [m] int64, of one row each
+    all_rows: np.ndarray  # [n] int64: columns of every row
+
+
+def _outside(
+    within: Assortment, excluded: Sessions | None, banned: np.ndarray | None, first: int, rows: int
+) -> _Outside | None:
+    if excluded is None and banned is None:
+        return None
+    nothing = np.zeros(0, np.int64)
+    row, column, everywhere = nothing, nothing, nothing
+    if excluded is not None:
+        start, end = excluded.offsets[first], excluded.offsets[first + rows]
+        column, there = within.places(excluded.items[start:end].astype(np.int64))
+        row = np.repeat(np.arange(rows), excluded.lengths[first : first + rows])[there]
+        column = column[there]
+    if banned is not None:
+        everywhere, there = within.places(banned.astype(np.int64))
+        everywhere = everywhere[there]
+    return _Outside(row, column, everywhere)
+
+
+def _ban(scores: Tensor, outside: _Outside | None, start: int) -> None:
+    """Make the scores of what must not be shown −inf; their first column is place `start` of the assortment."""
+    if outside is None:
+        return
+    stop = start + scores.shape[1]
+    here = (outside.columns >= start) & (outside.columns < stop)
+    places = (outside.rows[here], outside.columns[here] - start)
+    scores[tuple(torch.from_numpy(at).to(scores.device) for at in places)] = -torch.inf
+    everywhere = outside.all_rows[(outside.all_rows >= start) & (outside.all_rows < stop)] - start
+    if len(everywhere):
+        scores[:, torch.from_numpy(everywhere).to(scores.device)] = -torch.inf

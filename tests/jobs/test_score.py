@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
 from gru4rec.model.network import initialise
+from gru4rec.scoring import lock, night
 from gru4rec.scoring.job import score
 from gru4rec.tracking import folder, registry, runs
 
@@ -42,6 +44,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def table(out):
+    """The result that counts, read as the README says."""
+    content = json.loads((out / "manifest.json").read_text())
+    return pa.concat_tables([pq.read_table(out / file["name"]) for file in content["files"]])
+
+
 def run(capsys, **given):
     """Exit code, the last line of stdout as JSON (if there is one), and stderr."""
     given = {"model": "model", "sessions": "raw", "out": "out", **given}
@@ -52,8 +60,7 @@ def run(capsys, **given):
     return code, json.loads(lines[-1]) if lines else None, captured.err
 
 
-@pytest.mark.ray
-def test_a_registered_model_scores_raw_and_prepared_sessions_alike(ray_local, here, capsys):
+def test_a_registered_model_scores_raw_and_prepared_sessions_alike(here, store, capsys):
     run_id = runs.start_run(runs.connect(), {})
     registry.set_alias("gru4rec", registry.register(run_id, "model", "gru4rec"), "champion")
     capsys.readouterr()
@@ -69,11 +76,159 @@ def test_a_registered_model_scores_raw_and_prepared_sessions_alike(ray_local, he
 
     code, result, _ = run(capsys, sessions="prepared/test", out="out2")
     assert (code, result["sessions_out"], result["model_version"]) == (0, 3, None)
-    tables = [pq.read_table(here / name / "part-00000.parquet") for name in ("out", "out2")]
+    tables = [table(here / name) for name in ("out", "out2")]
     assert tables[0].equals(tables[1])
     assert tables[0].schema.field("session_id").type == pa.string()
     assert tables[0].schema.field("items").type == pa.list_(pa.int64())
     assert tables[0]["fallback"].to_pylist() == [False, False, True]
+
+
+def test_a_night_is_done_once_and_a_new_version_makes_it_anew(here, store, capsys):
+    def register():
+        version = registry.register(runs.start_run(runs.connect(), {}), "model", "gru4rec")
+        registry.set_alias("gru4rec", version, "champion")
+
+    register()
+    night = {"model": "models:/gru4rec@champion", "date": "2026-11-22"}
+    code, first, _ = run(capsys, **night)
+    assert (code, first["unchanged"], first["date"], first["model_version"]) == (0, False, "2026-11-22", "1")
+    code, again, said = run(capsys, **night)
+    assert (code, again["unchanged"], again["result"]) == (0, True, first["result"])
+    assert "nothing to do" in said
+    folder.save(initialise(Hyperparameters(layers=(4,), seed=9), V), ITEMS, "model", {"data_fingerprint": "abc"})
+    register()
+    code, second, _ = run(capsys, **night)
+    assert (code, second["unchanged"], second["model_version"]) == (0, False, "2")
+    place = here / "out" / "date=2026-11-22"
+    assert json.loads((place / "manifest.json").read_text())["result"] == second["result"] != first["result"]
+    assert sorted(path.name for path in place.glob("v*")) == [first["result"], second["result"]]
+
+
+def test_item_embeddings_come_with_the_logs_own_ids(here, capsys):
+    code, result, _ = run(capsys, export="items", out="items.parquet", sessions="")
+    assert (code, result["items"], result["width"]) == (0, V, 4)
+    found, loaded = pq.read_table("items.parquet"), folder.load("model")
+    assert found["item_id"].to_pylist() == ITEMS["item_id"].to_pylist()
+    assert found["embedding"].to_pylist() == loaded.model.item_table.tolist()
+    assert found["bias"].to_pylist() == loaded.model.item_bias.tolist()
+    code, _, error = run(capsys, export="items", out="raw")
+    assert (code, "--out raw: is a folder" in error) == (2, True)
+
+
+def test_items_that_may_be_shown_come_from_files(here, capsys):
+    (here / "out.csv").write_text("item_id\n1003\n5\n")
+    (here / "in.txt").write_text("\n".join(map(str, range(1000, 1010))))
+    code, result, said = run(capsys, exclude_items="out.csv", only_items="in.txt", experiment="", top_k="30")
+    assert (code, result["list_length"], result["unknown_limits"]) == (0, 9, {"only_items": 0, "exclude_items": 1})
+    assert "1 in --exclude-items" in said
+    assert {item for row in table(here / "out")["items"].to_pylist() for item in row} == {*range(1000, 1010)} - {1003}
+    first = result["result"]
+    (here / "out.csv").write_text("item_id\n1003\n5\n6\n")  # the same items
+    assert run(capsys, exclude_items="out.csv", only_items="in.txt", experiment="", top_k="30")[1]["unchanged"]
+    (here / "out.csv").write_text("item_id\n1004\n")
+    code, result, _ = run(capsys, exclude_items="out.csv", only_items="in.txt", experiment="", top_k="30")
+    assert (code, result["unchanged"]) == (0, False)
+    assert result["result"] != first
+
+
+def recorded(uri):
+    """Runs of the job, the first at first."""
+    client = runs.mlflow_at(uri).MlflowClient()
+    found = client.search_runs(["1"], "tags.kind = 'score'", order_by=["attributes.start_time ASC"])
+    return client, found
+
+
+def test_each_night_is_a_run_and_a_closed_gate_is_one_that_failed(here, store, capsys):
+    for date in ("2026-11-20", "2026-11-21"):
+        code, result, _ = run(capsys, date=date)
+        assert code == 0
+        assert run(capsys, date=date)[1]["unchanged"]
+    client, (first, second) = recorded(store)
+    assert second.info.run_id == result["run_id"]
+    assert second.info.status == "FINISHED"
+    assert second.data.tags["date"] == "2026-11-21"
+    assert second.data.params["top_k"] == "20"
+    expected = {
+        "sessions": 3,
+        "rejected": 0,
+        "fallback_share": 1 / 3,
+        "gate_overlap_with_yesterday": 1,
+        "gates_failed": 0,
+    }
+    assert second.data.metrics == pytest.approx({**second.data.metrics, **expected})
+    assert "gate_overlap_with_yesterday" not in first.data.metrics  # there was no night before
+    assert set(first.data.metrics) <= set(second.data.metrics)
+    assert sorted(file.path for file in client.list_artifacts(second.info.run_id)) == ["manifest.json", "nights.html"]
+
+    place = here / "out" / "date=2026-11-22"
+    code, result, error = run(capsys, date="2026-11-22", max_fallback_share="0.2")
+    assert (code, result) == (1, None)
+    assert error.startswith("error: gate fallback_share: 0.333333 is not <= 0.2 (--max-fallback-share)")
+    assert error.count("\n") == 1
+    assert not (place / "manifest.json").exists()
+    _, (*_, failed) = recorded(store)
+    assert (failed.info.status, failed.data.tags["gates_failed"]) == ("FAILED", "fallback_share")
+    assert failed.data.metrics["gate_fallback_share"] == pytest.approx(1 / 3)
+    code, result, _ = run(capsys, date="2026-11-22")  # the gate is no part of the lists: nothing is scored again
+    assert (code, result["kept_files"]) == (0, 1)
+
+
+def test_a_night_that_shows_other_items_is_not_published_where_the_gate_says_so(here, capsys):
+    assert run(capsys, date="2026-11-21", top_k="5", experiment="")[0] == 0
+    before = json.loads((here / "out" / "date=2026-11-21" / "manifest.json").read_text())
+    folder.save(initialise(Hyperparameters(layers=(4,), seed=4), V), ITEMS, "model")
+    code, _, error = run(capsys, date="2026-11-22", top_k="5", min_overlap="1", experiment="")
+    assert code == 1
+    assert "gate overlap_with_yesterday: 0." in error
+    lists = [table(here / "out" / "date=2026-11-21")["items"].to_pylist()]
+    assert run(capsys, date="2026-11-22", top_k="5", min_overlap="0", min_coverage="0", experiment="")[0] == 0
+    lists.append(table(here / "out" / "date=2026-11-22")["items"].to_pylist())
+    shares = [np.bincount(np.concatenate(rows) - 1000, minlength=V) / 15 for rows in lists]
+    content = json.loads((here / "out" / "date=2026-11-22" / "manifest.json").read_text())
+    checks = {check["gate"]: check for check in content["checks"]}
+    assert checks["overlap_with_yesterday"]["figure"] == pytest.approx(np.minimum(*shares).sum())
+    assert checks["coverage_to_yesterday"]["figure"] == content["exposure"]["rows"] / before["exposure"]["rows"]
+    assert checks["sessions_to_yesterday"]["figure"] == 1
+
+
+def test_a_result_is_published_though_mlflow_is_not_there(here, capsys):
+    code, result, said = run(capsys, tracking_uri=f"sqlite:///{here}/raw/sessions.parquet/mlflow.db")
+    assert (code, result["run_id"]) == (0, "")
+    assert "WARNING: the result is not recorded in MLflow: " in said
+    code, result, said = run(capsys, experiment="")
+    assert (code, result["unchanged"], "WARNING" in said) == (0, True, False)
+
+
+def test_a_result_that_was_published_and_not_recorded_is_recorded_by_the_next_run(here, store, capsys, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(night, "record", lambda *given, **more: "")
+        assert run(capsys)[0] == 0
+    code, result, _ = run(capsys)
+    assert (code, result["unchanged"]) == (0, True)
+    _, (found,) = recorded(store)
+    assert found.info.run_id == result["run_id"]
+    assert found.data.metrics["sessions"] == 3
+
+
+def test_no_sessions_are_a_result_unless_there_were_some_the_night_before(here, capsys):
+    nothing = pa.table({"session_id": pa.array([], pa.string()), "items": pa.array([], pa.list_(pa.int64()))})
+    (here / "nothing").mkdir()
+    pq.write_table(nothing, here / "nothing" / "a.parquet")
+    given = {"sessions": "nothing", "experiment": ""}
+    code, result, _ = run(capsys, **given, date="2026-11-20")
+    assert (code, result["sessions_out"], result["files"]) == (0, 0, 1)
+    assert run(capsys, date="2026-11-21", experiment="")[0] == 0
+    code, _, error = run(capsys, **given, date="2026-11-22")
+    assert (code, "gate sessions_to_yesterday: 0 is not >= 0.3" in error) == (1, True)
+    assert run(capsys, **given, date="2026-11-22", min_sessions="0")[0] == 0
+
+
+def test_a_second_run_at_once_stops_with_one_line(here, capsys):
+    with lock.held(str(here / "out" / "date=2026-11-22")):
+        code, result, error = run(capsys, date="2026-11-22")
+    assert (code, result) == (1, None)
+    assert error.count("\n") == 1
+    assert "date=2026-11-22: another run is writing here (process" in error
 
 
 @pytest.mark.parametrize(
@@ -88,6 +243,14 @@ def test_a_registered_model_scores_raw_and_prepared_sessions_alike(ray_local, he
         ({"out": "raw"}, "holds the sessions to score"),
         ({"out": "model"}, "holds something else"),
         ({"top_k": "0"}, "--top-k"),
+        ({"sessions": ""}, "--sessions: is required"),
+        ({"export": "lists"}, "--export"),
+        ({"min_score": "nan"}, "--min-score"),
+        ({"exclude_items": "nowhere"}, "nowhere: cannot be read"),
+        ({"only_items": "model/config.json"}, "no item of the model is left"),
+        ({"date": "tomorrow"}, "--date: a date such as 2026-11-22, got 'tomorrow'"),
+        ({"date": "20261122"}, "--date"),
+        ({"keep": "0"}, "--keep"),
         ({"tok_k": "5"}, "--tok-k"),
     ],
 )

@@ -1,5 +1,6 @@
-"""The batch job on a real Ray: what it publishes is what one process would have computed, or nothing."""
+"""One scoring run: what counts afterwards is what one process would have computed, or what counted before."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,22 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gru4rec import storage
 from gru4rec.config import Hyperparameters, Score
-from gru4rec.errors import InputError
+from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.model.network import initialise
-from gru4rec.scoring import source
-from gru4rec.scoring.manifest import FORMAT
+from gru4rec.scoring import batch, lock, parts, scorer, source
 from gru4rec.scoring.recommend import recommend
 from gru4rec.sessions.catalogue import catalogue
 from gru4rec.tracking.folder import LoadedModel
-
-pytestmark = pytest.mark.ray
 
 V = 300
 MODEL = initialise(Hyperparameters(layers=(8,), seed=5), V)
 IDS = [f"item-{i}" for i in range(V)]
 ITEMS = pa.table({"item_id": IDS, "item_index": pa.array(range(V), pa.int32()), "support": list(range(V, 0, -1))})
 LOADED = LoadedModel(MODEL, ITEMS, {"data_fingerprint": "abc"})
+OTHER = LoadedModel(initialise(Hyperparameters(layers=(8,), seed=6), V), ITEMS, {})
 
 
 def sessions(count, seed=0):
@@ -43,11 +43,14 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(source, "SMALLEST_PIECE", 40)
 
 
-def run(settings):
-    from gru4rec.scoring import batch
+@pytest.fixture
+def here(small_pieces, monkeypatch):
+    """Several pieces, all in this process."""
+    monkeypatch.setattr(batch, "PIECES_HERE", 1000)
 
-    found = batch.find(settings, LOADED)
-    return batch.run(settings, found, LOADED, "3", "models:/gru4rec/3")
+
+def run(settings, loaded=LOADED, version="3"):
+    return batch.run(batch.find(settings, loaded, version, f"models:/gru4rec/{version}"))
 
 
 @pytest.fixture
@@ -64,16 +67,25 @@ def raw(tmp_path):
     return table
 
 
-def published(tmp_path):
+def published(out):
     """The rows in the order of the manifest's files, and the manifest."""
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    parts = [pq.read_table(tmp_path / "out" / entry["name"]) for entry in manifest["files"]]
-    assert [len(part) for part in parts] == [entry["rows"] for entry in manifest["files"]]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "manifest.json",
-        *(entry["name"] for entry in manifest["files"]),
-    }
-    return pa.concat_tables(parts), manifest
+    content = json.loads((out / "manifest.json").read_text())
+    found = [pq.read_table(out / entry["name"]) for entry in content["files"]]
+    assert [len(part) for part in found] == [entry["rows"] for entry in content["files"]]
+    folder = out / content["result"]
+    assert (folder / "manifest.json").read_bytes() == (out / "manifest.json").read_bytes()
+    names = {"manifest.json", "exposure.parquet", *(Path(entry["name"]).name for entry in content["files"])}
+    assert {path.name for path in folder.iterdir()} == names
+    exposure = pq.read_table(out / content["exposure"]["name"])
+    tables = pa.concat_tables(found)
+    listed = [item for row in tables["items"].to_pylist() for item in row]
+    assert dict(zip(*exposure.to_pydict().values(), strict=True)) == {item: listed.count(item) for item in set(listed)}
+    return tables, content
+
+
+def bytes_of(out):
+    content = json.loads((out / "manifest.json").read_text())
+    return [(out / entry["name"]).read_bytes() for entry in [*content["files"], content["exposure"]]]
 
 
 def assert_same(found, expected):
@@ -83,44 +95,218 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found_scores, expected_scores, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.ray
 def test_equals_one_process_in_the_order_of_the_input(ray_local, tmp_path, settings, raw, small_pieces, monkeypatch):
-    from gru4rec.scoring import batch
-
-    monkeypatch.setattr(batch, "VERIFY_HERE", 0)
-    result = run(replace(settings, exclude_seen=True))
-    found, manifest = published(tmp_path)
+    monkeypatch.setattr(batch, "DISTINCT_HERE", 0)
+    done = run(replace(settings, exclude_seen=True))
+    found, content = published(tmp_path / "out")
     assert_same(found, recommend(MODEL, catalogue(ITEMS), raw, 7, True))
-    assert len(manifest["files"]) == 7
+    assert len(content["files"]) == 7
     fallback = sum(not set(row) & set(IDS) for row in raw["items"].to_pylist())
-    expected = {"sessions_in": 250, "sessions_out": 250, "distinct_sessions": 250, "fallback": fallback}
-    assert expected.items() <= result.items()
-    assert result["sessions_per_second"] > 0
-    assert manifest["model"] == {"uri": "models:/gru4rec/3", "version": "3", "data_fingerprint": "abc"}
-    assert manifest["settings"] == {"top_k": 7, "exclude_seen": True}
-    assert manifest["totals"]["unknown_clicks"] == result["unknown_clicks"] == 1
-    assert not list(tmp_path.glob("*.staging"))
+    assert (done.scored, done.kept, done.unchanged) == (250, 0, False)
+    totals = {"sessions": 250, "rejected": 0, "distinct_sessions": 250, "fallback": fallback, "unknown_clicks": 1}
+    assert totals.items() <= content["totals"].items()
+    assert content["model"] == {"uri": "models:/gru4rec/3", "version": "3", "data_fingerprint": "abc"}
+    assert {"top_k": 7, "exclude_seen": True}.items() <= content["settings"].items()
+    assert content["input"]["sessions"] == 250
+    assert all(check["passed"] for check in content["checks"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "manifest.json", content["result"]]
+    assert content["result"] == f"v3-{content['key'][:8]}"
+
+    monkeypatch.setattr(batch, "PIECES_HERE", 1000)
+    run(replace(settings, exclude_seen=True, out=str(tmp_path / "again")))
+    assert bytes_of(tmp_path / "again") == bytes_of(tmp_path / "out")
 
 
-def test_a_failed_run_leaves_the_earlier_result_and_names_the_file(ray_local, tmp_path, settings, raw, small_pieces):
-    (tmp_path / "out").mkdir()
-    earlier = json.dumps({"format": FORMAT, "files": []})
-    (tmp_path / "out" / "manifest.json").write_text(earlier)
+def test_run_again_it_does_nothing(tmp_path, settings, raw, here, monkeypatch):
+    first = run(settings)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    monkeypatch.setattr(scorer, "Scorer", None)
+    again = run(settings)
+    assert again.unchanged
+    assert again.content == first.content
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_date_is_a_folder_and_another_version_a_new_result(tmp_path, settings, raw, here):
+    nightly = replace(settings, date="2026-11-22", keep=2, min_overlap=0)
+    out = tmp_path / "out" / "date=2026-11-22"
+    first = run(nightly).content["result"]
+    second = run(nightly, OTHER, "4").content["result"]
+    assert second.startswith("v4-")
+    assert published(out)[1]["result"] == second
+    assert sorted(path.name for path in out.iterdir()) == sorted([".lock", "manifest.json", first, second])
+    back = run(nightly)  # the version before, whose parts are there
+    assert (back.kept, back.scored, back.content["result"]) == (7, 0, first)
+    third = run(replace(nightly, top_k=3), OTHER, "4").content["result"]
+    assert sorted(path.name for path in out.iterdir()) == sorted([".lock", "manifest.json", first, third])
+    run(replace(nightly, date="2026-11-23"))
+    assert published(out)[1]["result"] == third
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_any_write_the_rest_is_done_by_the_next(tmp_path, settings, raw, here, monkeypatch, when):
+    """Every write of a run in turn is its last one, done or not; an earlier result is there, or none."""
+    run(settings)
+    whole, write = bytes_of(tmp_path / "out"), storage.write_bytes
+    writes, last = [], 0
+
+    def counted(path, content):
+        if len(writes) == last and when == "before":
+            raise Killed
+        write(path, content)
+        writes.append(path)
+        if len(writes) > last and when == "after":
+            raise Killed
+
+    for earlier in (None, OTHER):
+        ended, last = False, 0
+        while not ended:
+            out = tmp_path / f"{when}-{earlier is None}-{last}"
+            disturbed = replace(settings, out=str(out))
+            if earlier:
+                run(disturbed, earlier)
+                old = bytes_of(out)
+            writes.clear()
+            monkeypatch.setattr(storage, "write_bytes", counted)
+            try:
+                run(disturbed)
+                ended = True
+            except Killed:
+                pass
+            monkeypatch.setattr(storage, "write_bytes", write)
+            made = sum("part-" in path for path in writes)
+            pointed = any(path == str(out / "manifest.json") for path in writes)
+            if pointed:
+                assert bytes_of(out) == whole
+            elif earlier:
+                assert bytes_of(out) == old
+            else:
+                assert not (out / "manifest.json").exists()
+            again = run(disturbed)
+            assert again.unchanged == pointed
+            if not pointed:
+                assert (again.kept, again.scored) == (made, 250 - min(250, made * 40))
+            assert bytes_of(out) == whole
+            last += 1
+        assert last == 11  # seven parts, exposure, two manifests; and once undisturbed
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
+def test_a_part_that_is_not_what_was_written_is_made_again(tmp_path, settings, raw, here, monkeypatch, damage):
+    run(settings)
+    whole = bytes_of(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    folder = next((tmp_path / "out").glob("v3-*"))
+    path = folder / "part-00002.parquet"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "foreign":
+        path.write_bytes((folder / "part-00003.parquet").read_bytes())
+    else:
+        table = pq.read_table(path)
+        footer = table.schema.metadata
+        other = table.set_column(2, "scores", pa.array([row[::-1] for row in table["scores"].to_pylist()]))
+        pq.write_table(other.replace_schema_metadata(footer), path)
+    done = run(settings)
+    assert (done.kept, done.scored) == (6, 40)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_failed_run_leaves_the_earlier_result_and_names_the_file(tmp_path, settings, raw, here):
+    run(settings, OTHER, "2")
+    before = bytes_of(tmp_path / "out")
     path = tmp_path / "in" / "b.parquet"
     content = bytearray(path.read_bytes())
     content[4:200] = b"\xff" * 196
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"b\.parquet: row group 0 cannot be read"):
         run(settings)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
-    assert (tmp_path / "out" / "manifest.json").read_text() == earlier
-    assert not list(tmp_path.glob("*.staging"))
+    assert bytes_of(tmp_path / "out") == before
+
+
+def test_a_list_that_is_wrong_is_not_published(tmp_path, settings, raw, here, monkeypatch):
+    run(settings, OTHER, "2")
+    before = bytes_of(tmp_path / "out")
+
+    def wrong(*given, **more):
+        found = recommend(*given, **more)
+        twice = pa.array([row[:1] * len(row) for row in found["items"].to_pylist()])
+        return found.set_column(1, "items", twice)
+
+    monkeypatch.setattr(scorer, "recommend", wrong)
+    with pytest.raises(GRU4RecError, match=r"gate repeated: 1500 is not == 0 \(part-00000.parquet: row 0: .* twice"):
+        run(settings)
+    assert bytes_of(tmp_path / "out") == before
+    monkeypatch.undo()
+    monkeypatch.setattr(source, "SMALLEST_PIECE", 40)
+    monkeypatch.setattr(batch, "PIECES_HERE", 1000)
+    assert run(settings).kept == 0  # the wrong parts are not kept
+
+
+def test_of_two_runs_at_once_one_stops(tmp_path, settings, raw, here, monkeypatch):
+    """The second comes while the first is at work, with another model: nothing of it is left."""
+    write, stopped = parts.write_part, []
+
+    def second(*given):
+        if not stopped:
+            with pytest.raises(GRU4RecError, match="another run is writing here"):
+                run(settings, OTHER, "4")
+            stopped.append(True)
+        return write(*given)
+
+    monkeypatch.setattr(parts, "write_part", second)
+    first = run(settings)
+    assert stopped
+    content = published(tmp_path / "out")[1]
+    assert content == first.content
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "manifest.json", content["result"]]
+
+
+def test_two_runs_at_once_without_a_lock_make_no_mixture(tmp_path, settings, raw, here, monkeypatch):
+    """Should a lock fail, which decides nothing: both publish, and what counts is the one or the other."""
+    monkeypatch.setattr(lock, "held", lambda folder: contextlib.nullcontext(lambda: None))
+    whole = {}
+    for version, loaded in (("3", LOADED), ("4", OTHER)):
+        run(replace(settings, out=str(tmp_path / version)), loaded, version)
+        whole[version] = bytes_of(tmp_path / version)
+    ready = threading.Barrier(2)
+
+    def one(version, loaded):
+        ready.wait()
+        run(settings, loaded, version)
+
+    both = [threading.Thread(target=one, args=given) for given in (("3", LOADED), ("4", OTHER))]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    content = published(tmp_path / "out")[1]
+    assert bytes_of(tmp_path / "out") == whole[content["model"]["version"]]
+
+
+def test_no_sessions_give_an_empty_result(tmp_path, settings):
+    (tmp_path / "in").mkdir()
+    pq.write_table(sessions(1).slice(1), tmp_path / "in" / "a.parquet")
+    run(settings)
+    found, content = published(tmp_path / "out")
+    assert found.schema.names == ["session_id", "items", "scores", "fallback", "unknown_clicks"]
+    assert found.schema.field("session_id").type == pa.string()
+    assert found.schema.field("items").type == pa.list_(pa.string())
+    assert content["totals"]["sessions"] == 0
+    assert all(check["passed"] for check in content["checks"])
+    assert run(settings).unchanged
 
 
 def own_actor():
     """The process of a scoring actor that this process started, if there is one."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"Scorer" in (folder / "cmdline").read_bytes():
+            if b"ScoringActor" in (folder / "cmdline").read_bytes():
                 ancestor = int(folder.name)
                 while ancestor > 1:
                     status = Path("/proc", str(ancestor), "status").read_text()
@@ -132,6 +318,7 @@ def own_actor():
     return None
 
 
+@pytest.mark.ray
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds the actor's process in /proc")
 def test_a_killed_actor_changes_nothing(ray_local, tmp_path, settings, small_pieces, monkeypatch):
     monkeypatch.setattr(source, "SMALLEST_PIECE", 500)
@@ -144,8 +331,7 @@ def test_a_killed_actor_changes_nothing(ray_local, tmp_path, settings, small_pie
     def kill():
         deadline = time.monotonic() + 60
         while not killed and time.monotonic() < deadline:
-            staged = next(iter(tmp_path.glob("*.staging")), None)
-            if staged and len(list(staged.glob("*.parquet"))) >= 3:
+            if len(list(tmp_path.glob("out/v3-*/*.parquet"))) >= 3:
                 actor = own_actor()
                 if actor:
                     os.kill(actor, signal.SIGKILL)
@@ -154,26 +340,15 @@ def test_a_killed_actor_changes_nothing(ray_local, tmp_path, settings, small_pie
 
     killer = threading.Thread(target=kill)
     killer.start()
-    result = run(settings)
+    run(settings)
     killer.join()
     assert killed
-    assert result["sessions_out"] == 16_000
-    found, _ = published(tmp_path)
+    found, _ = published(tmp_path / "out")
+    assert len(found) == 16_000
     assert_same(found, recommend(MODEL, catalogue(ITEMS), table, 7))
 
 
-def test_no_sessions_give_an_empty_result(ray_local, tmp_path, settings):
-    (tmp_path / "in").mkdir()
-    pq.write_table(sessions(1).slice(1), tmp_path / "in" / "a.parquet")
-    result = run(settings)
-    found, manifest = published(tmp_path)
-    assert found.schema.names == ["session_id", "items", "scores", "fallback", "unknown_clicks"]
-    assert found.schema.field("session_id").type == pa.string()
-    assert found.schema.field("items").type == pa.list_(pa.string())
-    assert (result["sessions_in"], result["sessions_out"], result["sessions_per_second"]) == (0, 0, 0)
-    assert manifest["totals"]["sessions"] == 0
-
-
+@pytest.mark.ray
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -182,7 +357,9 @@ def test_no_sessions_give_an_empty_result(ray_local, tmp_path, settings):
         ({"threads": 5}, "need 5 CPUs, Ray has 2"),
     ],
 )
-def test_what_this_machine_does_not_have_is_an_error_not_a_hang(ray_local, settings, raw, monkeypatch, change, message):
+def test_what_this_machine_does_not_have_is_an_error_not_a_hang(
+    ray_local, settings, raw, small_pieces, monkeypatch, change, message
+):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match=message):
         run(replace(settings, **change))

@@ -21,7 +21,8 @@ def write(path, rows, first=0, row_group_size=None, type=None):
 
 def read_all(found, size):
     pieces = source.pieces(found, size)
-    return [source.read(piece) for piece in pieces]
+    reader = source.Reader()
+    return [reader.read(piece).sessions for piece in pieces]
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
@@ -40,7 +41,7 @@ def test_pieces_hold_every_session_once_and_in_order(tmp_path, size):
 
 def test_the_cut_depends_on_the_number_of_sessions_alone(tmp_path):
     def sizes(rows):
-        found = source.Source("", [("a", rows)], INT, "", None)
+        found = source.Source("", [("a", rows)], INT, "", "", None)
         return [sum(span.rows for span in piece) for piece in source.pieces(found)]
 
     assert sizes(0) == []
@@ -157,4 +158,4 @@ def test_files_of_unlike_types_share_a_session_id_or_are_refused(tmp_path):
 def test_a_file_that_shrinks_under_the_job_is_noticed(tmp_path):
     path = write(tmp_path / "a.parquet", [[1], [2], [3]])
     with pytest.raises(InputError, match="has changed"):
-        source.read([source.Span(path, 1, 5)])
+        source.Reader().read([source.Span(path, 1, 5)])

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gru4rec.config import Hyperparameters
 from gru4rec.model.network import initialise, scores
-from gru4rec.scoring.topk import TILE, best_items, top_k
+from gru4rec.scoring import topk
+from gru4rec.scoring.topk import TILE, assortment, best_items, top_k
 from gru4rec.sessions.prepared import Sessions
 
 
@@ -86,6 +87,57 @@ def test_the_block_of_rows_does_not_change_the_ranking(block):
     expected = stable_sort(scores(model, hidden), 10)
     torch.testing.assert_close(values, expected[0])
     assert torch.equal(items, expected[1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.integers(0, 4),
+    items=st.integers(1, 3000),
+    k=st.integers(1, 40),
+    levels=st.sampled_from([1, 3, 1000]),
+    columns=st.integers(1, 3000),
+    block=st.integers(1, 4),
+    seed=st.integers(0, 2**31),
+)
+def test_the_scan_equals_a_stable_sort(rows, items, k, levels, columns, block, seed):
+    """Whatever the blocks, with ties everywhere, banned and excluded items, of all items or some."""
+    drawn = np.random.default_rng(seed)
+    model = initialise(Hyperparameters(layers=(2,)), items)
+    model.item_table.copy_(torch.from_numpy(drawn.integers(-levels, levels, (items, 2)) / 4))
+    model.item_bias.copy_(torch.from_numpy(drawn.integers(-levels, levels, items) / 4))
+    output = torch.from_numpy(drawn.integers(-2, 2, (rows, 2)) / 2).float()
+    lengths = drawn.integers(0, 5, rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    excluded = Sessions(offsets, drawn.integers(0, items, offsets[-1]).astype(np.int32))
+    banned = drawn.permutation(items)[: drawn.integers(0, items + 1)]
+    allowed = np.sort(drawn.permutation(items)[: drawn.integers(1, items + 1)])
+    matrix = scores(model, output)
+    for row in range(rows):
+        matrix[row, excluded.items[offsets[row] : offsets[row + 1]].astype(np.int64)] = -torch.inf
+    matrix[:, banned] = -torch.inf
+    expected = stable_sort(matrix[:, allowed], k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "COLUMNS", columns)
+        for way in (topk.select, None):
+            patch.setattr(topk, "select", way)
+            found = best_items(model, output, k, excluded, block, banned, assortment(model, allowed))
+            assert torch.equal(found[0], expected[0])
+            assert torch.equal(found[1], torch.from_numpy(allowed)[expected[1]])
+
+
+@pytest.mark.parametrize("place", [0, 3, 4, 700, 1500, 1999])
+@pytest.mark.parametrize("columns", [5, 1024, 4096])
+def test_the_scan_finds_nan_wherever_it_is(monkeypatch, place, columns):
+    monkeypatch.setattr(topk, "COLUMNS", columns)
+    model = initialise(Hyperparameters(layers=(4,)), 2000)
+    model.item_bias[place] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        best_items(model, torch.randn(2, 4), 4)
+
+
+def test_no_assortment_is_an_error():
+    with pytest.raises(ValueError, match="needs an item"):
+        assortment(initialise(Hyperparameters(layers=(4,)), 5), np.zeros(0, np.int64))
 
 
 def test_excluded_items_come_last_as_minus_infinity():
