@@ -24,7 +24,7 @@ prepared once more. In a local folder everything changes its place at once, and 
 import datetime
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -230,6 +230,16 @@ class Prepared:
     def support(self) -> np.ndarray:
         """Clicks of each item in the training split, [items] int64."""
         return self.items["support"].to_numpy()
+
+    def items_of(self, splits: Sequence[str]) -> pa.Table:
+        """The items table with the clicks of all these splits as support; `train` must be among them."""
+        support = self.support
+        for split in splits:
+            if split != "train":
+                for shard in self.shards(split):
+                    for batch in shard.batches():
+                        support = support + np.bincount(batch.items, minlength=len(support))
+        return self.items.set_column(self.items.column_names.index("support"), "support", pa.array(support))
 
     def files(self, split: str) -> list[str]:
         """Paths of the split's files in the order of their sessions. Raises InputError where one is

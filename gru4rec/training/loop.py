@@ -90,7 +90,7 @@ class Training:
         self._first = exchange.rank == 0
         self._place = storage.join(plan.place, CHECKPOINTS)
         self._shards = [shard for split in plan.splits for shard in prepared.shards(split)]
-        self._items = _catalogue(prepared, plan.splits)
+        self._items = prepared.items_of(plan.splits)
         self._done: list[Done] = []
         self._best_epoch, self._best_value = 0, -1.0  # from 1; 0: none yet
         self._at: Point | None = None  # where the epoch in hand goes on
@@ -386,18 +386,6 @@ def order(shards: Sequence[Shard], settings: Hyperparameters, epoch: int, rank: 
         Shuffled(shards[place], functools.partial(negatives.stream, settings.seed, _ORDER, epoch, 1 + int(place)))
         for place in places[rank::size]
     ]
-
-
-def _catalogue(prepared: Prepared, splits: Sequence[str]) -> pa.Table:
-    """The items table, whose support counts the clicks of all splits that are trained on."""
-    support = prepared.support
-    for split in splits:
-        if split != "train":
-            for shard in prepared.shards(split):
-                for batch in shard.batches():
-                    support = support + np.bincount(batch.items, minlength=len(support))
-    place = prepared.items.column_names.index("support")
-    return prepared.items.set_column(place, "support", pa.array(support))
 
 
 def _done(kept: dict[str, Any]) -> Done:
