@@ -38,6 +38,7 @@ from gru4rec.training.bench import sessions_like
 UNITS, K = 100, 20
 SCORES = 2e10  # that a run computes where the number of sessions is left open: so many that its start is a small part
 FILES = 8
+WARM_UP = 20_000  # sessions
 OBVIOUS_BYTES = 500 << 20  # of the matrix of scores that the obvious pipeline makes at once, at most
 OBVIOUS_ROWS = 1024
 
@@ -51,7 +52,8 @@ def run(catalogues: Sequence[int], sessions: int, repeats: int, scratch: str = "
         tempfile.TemporaryDirectory(dir=scratch or None) as place,
     ):
         processes = int(ray.cluster_resources()["CPU"])
-        _measure(place, 1000, 20_000, processes, 1)  # compiled code, imports and workers are there afterwards
+        if WARM_UP:
+            _measure(place, 1000, WARM_UP, processes, 1)  # compiled code, imports and workers are there afterwards
         for items in catalogues:
             count = sessions or round(SCORES / items)
             rows.append(_measure(place, items, count, processes, repeats))

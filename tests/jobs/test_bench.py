@@ -8,6 +8,7 @@ import pytest
 
 from gru4rec import cli, config
 from gru4rec.evaluation import bench
+from gru4rec.scoring import bench as scoring
 
 
 @pytest.fixture
@@ -38,16 +39,16 @@ def test_bench_of_training_reports_engine_plain_and_floor(job, capsys):
 
 
 @pytest.mark.ray
-def test_bench_of_scoring_reports_ratios_to_both(ray_local, job, capsys, tmp_path):
-    arguments = ["--what", "score", "--catalogues", "300", "400", "--sessions", "5000", "--repeats", "1"]
+def test_bench_of_scoring_reports_ratios_to_both(ray_local, job, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "WARM_UP", 0)
+    arguments = ["--what", "score", "--catalogues", "300", "--sessions", "5000", "--repeats", "1"]
     assert cli.run(config.Bench, job.run, [*arguments, "--scratch", str(tmp_path)]) == 0
     shown = capsys.readouterr()
-    rows = json.loads(shown.out.splitlines()[-1])["rows"]
-    assert [(row["items"], row["sessions"]) for row in rows] == [(300, 5000), (400, 5000)]
-    for row in rows:
-        assert row["to_obvious"]["median"] > 0
-        assert row["share_of_bound"]["median"] > 0
-        assert row["lists_that_agree"] > 0.99
+    (row,) = json.loads(shown.out.splitlines()[-1])["rows"]
+    assert (row["items"], row["sessions"]) == (300, 5000)
+    assert row["to_obvious"]["median"] > 0
+    assert row["share_of_bound"]["median"] > 0
+    assert row["lists_that_agree"] > 0.99
     assert "300 items, 5,000 sessions: " in shown.err
     assert not list(tmp_path.iterdir())
 
