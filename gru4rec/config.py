@@ -502,8 +502,8 @@ class Compare(Tracking, Common):
     metric: Literal["mrr_at_20", "recall_at_20", "ndcg_at_20"] = setting("mrr_at_20", "Metric that decides.")
     margin: float = setting(
         0.01,
-        "A version has to beat the champion's metric by more than this share of it, with significance: two trainings "
-        "that differ in their seed alone differ by some tenths of a percent.",
+        "A version has to beat the champion's metric by more than this share of it, with significance: trainings that "
+        "differ in their seed alone differ by half a percent (standard deviation).",
         ge=0,
     )
     level: float = setting(0.05, "Level of significance, over all versions that are compared.", gt=0, lt=1)
