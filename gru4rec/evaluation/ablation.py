@@ -76,12 +76,13 @@ def _trained(label: str, settings: Hyperparameters, data: str, gpu: bool) -> tup
     """Task: train alone, measure on the test split."""
     from gru4rec.training.exchange import Alone
     from gru4rec.training.loop import MODEL, Plan, Training
+    from gru4rec.training.progress import Quiet
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     prepared, device = Prepared(data), "cuda" if gpu else "cpu"
     with tempfile.TemporaryDirectory(prefix="gru4rec-ablation-") as place:
         plan = Plan(place, checkpoint_minutes=0, keep=1)
-        done = Training(settings, prepared, plan, Alone(), _Quiet(), device).run()
+        done = Training(settings, prepared, plan, Alone(), Quiet(), device).run()
         loaded = folder.load(str(Path(place, MODEL)))
     model = contenders.Model(label, loaded.model, prepared.support, np.arange(len(prepared.items)))
     return _measured(model.ready(device), prepared), sum(one.epoch.seconds for one in done.epochs)
@@ -97,17 +98,6 @@ def _learnt(name: str, data: str) -> tuple[Total, float]:
 def _measured(contender: Contender, prepared: Prepared) -> Total:
     cut = pieces.cut(prepared, "test")
     return measure.measure_here(contender, measure.question(prepared, "test", cut, [_CUTOFF]), cut)
-
-
-class _Quiet:
-    """A listener to whom nothing is news."""
-
-    def begins(self, *_: Any) -> None: ...
-    def progress(self, *_: Any) -> None: ...
-    def epoch_done(self, *_: Any) -> None: ...
-    def committed(self, *_: Any) -> None: ...
-    def stage(self, *_: Any) -> None: ...
-    def say(self, *_: Any) -> None: ...
 
 
 def _result(found: Mapping[str, tuple[Total, float]], prepared: Prepared) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from gru4rec import storage
 from gru4rec.errors import GRU4RecError
 from gru4rec.evaluation import pieces, relevance, significance
-from gru4rec.evaluation.contenders import Contender
+from gru4rec.evaluation.contenders import Baseline, Contender
 from gru4rec.evaluation.metrics import Ties
 from gru4rec.evaluation.pieces import Piece
 from gru4rec.evaluation.relevance import METRICS
@@ -167,7 +167,7 @@ def _on_ray(jobs: Sequence[tuple[Contender, Piece]], asked: Question, workers: W
         while begun < len(jobs) and len(waiting) < at_once and begun - told < _AHEAD * at_once:
             one, piece = jobs[begun]
             if one.label not in shared:
-                shared[one.label] = ready.remote(one)
+                shared[one.label] = ready.remote(one) if isinstance(one, Baseline) else ray.put(one)
             waiting[task.remote([shared[one.label]], piece, question)] = begun
             begun += 1
         (first,), _ = ray.wait(list(waiting), num_returns=1)
@@ -190,7 +190,7 @@ def _unwrapped(reference: Any) -> Tally:
 
 
 def _ready(contender: Contender) -> Contender:
-    """Task: what a contender has to learn, it learns once for all."""
+    """Task: what a baseline learns, it learns once for all workers."""
     return contender.ready()
 
 

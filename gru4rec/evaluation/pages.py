@@ -7,7 +7,7 @@ import numpy as np
 
 from gru4rec.evaluation import per_session
 from gru4rec.evaluation.measure import CURVE
-from gru4rec.evaluation.relevance import METRICS
+from gru4rec.evaluation.relevance import METRICS, SHOWN
 from gru4rec.evaluation.tally import LIST, Breakdown, Total
 from gru4rec.page import NUMBER, RAW, TEXT, Row, escaped, figure, svg, table
 from gru4rec.page import page as whole_page
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CUTOFF = 20
-_NAMES = {"recall": "Recall", "mrr": "MRR", "ndcg": "NDCG", "map": "MAP", "hit_rate": "Hit rate"}
 
 
 def comparison(result: Mapping[str, Any], totals: Mapping[str, Total], breakdowns: Sequence[Breakdown]) -> str:
@@ -69,7 +68,7 @@ def _metrics(result: Mapping[str, Any], labels: list[str]) -> str:
             cells.append(f"{result['metrics'][label][f'{name}_at_{CUTOFF}']:.4f} ({low:.4f} to {high:.4f})")
         champion = label == result.get("champion")
         rows.append([f"{label} (champion)" if champion else label, *cells, result["unknown"][label]])
-    columns = {"": RAW, **{f"{_NAMES[name]}@{CUTOFF}": NUMBER for name in shown}, "unknown": NUMBER}
+    columns = {"": RAW, **{f"{SHOWN[name]}@{CUTOFF}": NUMBER for name in shown}, "unknown": NUMBER}
     note = (
         "In brackets: 95 % intervals, drawn over sessions. Unknown: relevant items that the model does not know; they "
         "count against it."

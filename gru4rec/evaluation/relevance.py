@@ -16,6 +16,8 @@ from gru4rec.evaluation.histories import places, spans
 from gru4rec.sessions.prepared import Sessions
 
 METRICS = ("recall", "mrr", "ndcg", "map", "hit_rate")
+SHOWN = dict(zip(METRICS, ("Recall", "MRR", "NDCG", "MAP", "Hit rate"), strict=True))
+"""Their names for people."""
 
 
 class Relevant(NamedTuple):

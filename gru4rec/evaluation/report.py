@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-_NAMES = {"recall": "Recall", "mrr": "MRR", "ndcg": "NDCG", "map": "MAP", "hit_rate": "Hit rate"}
+from gru4rec.evaluation.relevance import SHOWN
 
 
 def comparison(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
@@ -36,7 +36,7 @@ def with_intervals(
 
 def _shown(key: str) -> str:
     name, _, cutoff = key.partition("_at_")
-    return f"{_NAMES.get(name, name.capitalize())}@{cutoff}"
+    return f"{SHOWN.get(name, name.capitalize())}@{cutoff}"
 
 
 def _cell(value: float, interval: Sequence[float] | None) -> str:

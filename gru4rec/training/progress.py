@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -91,3 +91,14 @@ class Listener(Protocol):
 
     def say(self, message: str) -> None:
         """Something that a person should read."""
+
+
+class Quiet:
+    """A listener to whom nothing is news."""
+
+    def begins(self, *_: Any) -> None: ...
+    def progress(self, *_: Any) -> None: ...
+    def epoch_done(self, *_: Any) -> None: ...
+    def committed(self, *_: Any) -> None: ...
+    def stage(self, *_: Any) -> None: ...
+    def say(self, *_: Any) -> None: ...

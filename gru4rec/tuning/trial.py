@@ -14,7 +14,7 @@ from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.training.exchange import Alone
 from gru4rec.training.loop import MODEL, Plan, Training
-from gru4rec.training.progress import Done
+from gru4rec.training.progress import Done, Quiet
 from gru4rec.tuning import records
 
 RUN, FAILED = "run", "failed.json"
@@ -64,21 +64,10 @@ def run(
         storage.write_json(storage.join(place, FAILED), {"why": reason})
 
 
-class _Quiet:
-    """A listener to whom nothing is news."""
-
-    def begins(self, *_: Any) -> None: ...
-    def progress(self, *_: Any) -> None: ...
-    def epoch_done(self, *_: Any) -> None: ...
-    def committed(self, *_: Any) -> None: ...
-    def stage(self, *_: Any) -> None: ...
-    def say(self, *_: Any) -> None: ...
-
-
 def train_whole(settings: Hyperparameters, data: str, place: str, device: str) -> str:
     """Train on training and validation split together; the model's folder. Whole already, it is left as it is."""
     model = storage.join(place, MODEL)
     if not storage.exists(storage.join(model, "config.json")):
         plan = Plan(place, splits=("train", "valid"), tested="", keep=1)
-        Training(settings, Prepared(data), plan, Alone(), _Quiet(), device).run()
+        Training(settings, Prepared(data), plan, Alone(), Quiet(), device).run()
     return model

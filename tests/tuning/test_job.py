@@ -16,6 +16,7 @@ from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import folder, registry
 from gru4rec.training.exchange import Alone
 from gru4rec.training.loop import MODEL, Plan, Training
+from gru4rec.training.progress import Quiet
 from gru4rec.training.trainer import Trainer
 from gru4rec.tuning import job, records, report, search, space, trial
 from gru4rec.tuning.trials import Trial, best
@@ -176,7 +177,7 @@ def test_training_and_validation_split_are_one_log(data, tmp_path):
     trainer.train_epoch(0, [[*data.shards("train"), *data.shards("valid")]])
     for name, tensor in trainer.model.tensors().items():
         assert (tensor == found.model.tensors()[name]).all()
-    whole = Training(settings, Prepared(data.folder), Plan(str(tmp_path / "one")), Alone(), trial._Quiet()).run()
+    whole = Training(settings, Prepared(data.folder), Plan(str(tmp_path / "one")), Alone(), Quiet()).run()
     assert whole.metrics["mrr_at_20"] > 0
     assert (tmp_path / "one" / MODEL).exists()
 
