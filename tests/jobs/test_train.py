@@ -119,7 +119,8 @@ def check_lists(prepared: Prepared, here, capsys) -> None:
     code, result, shown = run(capsys, config.Score, score, "--model kept --sessions cut --out lists")
     assert code == 0, shown
     assert result["sessions_in"] == result["sessions_out"] == len(cut)
-    lists = pa.concat_tables([pq.read_table(part) for part in sorted((here / "lists").glob("*.parquet"))])
+    manifest = json.loads((here / "lists" / "manifest.json").read_text())
+    lists = pa.concat_tables([pq.read_table(here / "lists" / part["name"]) for part in manifest["files"]])
     items, scores = np.array(lists["items"].to_pylist()), np.array(lists["scores"].to_pylist())
     assert items.shape == (len(cut), 20)
     assert all(len(set(row)) == 20 for row in items.tolist())
