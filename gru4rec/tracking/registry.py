@@ -21,6 +21,7 @@ from gru4rec.tracking import runs
 
 ARTIFACT = "model"
 FURTHER = "further_training"  # artifact folder of a run: what nobody needs to recommend
+_NOT_SERVED = ("evaluation", "training", "tuning")  # packages of this one
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
 
 
@@ -113,13 +114,25 @@ def _log(run_id: str, folder: str) -> Any:
             run_id=run_id,
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),
             artifacts={ARTIFACT: local},
-            code_paths=[str(Path(gru4rec.__file__).parent)],
+            code_paths=[_code(place)],
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
             signature=_signature(loaded),
             input_example=_example(loaded),
         )
         sys.path[:] = imports  # the example is tried on a copy, whose source folder stays on the path
     return client.get_logged_model(logged.model_id)
+
+
+def _code(place: str) -> str:
+    """A copy of this package's source in the folder `place`, without what nobody needs to recommend; its path."""
+    package, copy = Path(gru4rec.__file__).parent, os.path.join(place, "code", gru4rec.__name__)
+    left_out = [str(package / name) for name in _NOT_SERVED]
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if name == "__pycache__" or os.path.join(folder, name) in left_out]
+
+    shutil.copytree(package, copy, ignore=ignored)
+    return copy
 
 
 def _checked_name(name: str) -> str:
