@@ -38,7 +38,7 @@ def test_bench_of_training_reports_engine_plain_and_floor(job, capsys):
     assert "| lanes-32 |" in shown.err
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_bench_of_scoring_reports_ratios_to_both(ray_local, job, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(scoring, "WARM_UP", 0)
     arguments = ["--what", "score", "--catalogues", "300", "--sessions", "5000", "--repeats", "1"]
