@@ -610,6 +610,11 @@ class Score(Tracking, Common):
     with_embeddings: bool = setting(
         False, "Write the network's output after each session's last click too, as a column embedding."
     )
+    incremental: bool = setting(
+        False,
+        "Go on from the last result of the same model that was made with this setting: lists of sessions without a new "
+        "click are taken over, others cost their new clicks alone. Keeps a state of each session beside the result.",
+    )
     skip_corrupt: bool = setting(
         False, "Leave out what cannot be read of the input, and count it, instead of stopping there."
     )

@@ -219,11 +219,22 @@ def forward(
         inputs.append(multiplied)
         cells.append(saved)
         below = [state if state.shape[1] == units else state[:, :units]]
-    outputs = below
+    outputs = _fed_forward(settings, dense, below[0])
+    return new, outputs[-1], Saved(inputs, cells, outputs)
+
+
+def output_of(settings: Hyperparameters, dense: Mapping[str, Tensor], states: Sequence[Tensor]) -> Tensor:
+    """The output [B, D] that `forward` gave with these new states [B, S·H] of each layer."""
+    return _fed_forward(settings, dense, states[-1][:, : settings.layers[-1]])[-1]
+
+
+def _fed_forward(settings: Hyperparameters, dense: Mapping[str, Tensor], output: Tensor) -> list[Tensor]:
+    """The output of the last recurrent layer [B, H], then that of each feed-forward layer."""
+    outputs = [output]
     for layer in range(len(settings.feed_forward)):
         weight, bias = dense[f"feed_forward.{layer}.weight"], dense[f"feed_forward.{layer}.bias"]
         outputs.append(torch.tanh(torch.addmm(bias, outputs[-1], weight.t())))
-    return new, outputs[-1], Saved(inputs, cells, outputs)
+    return outputs
 
 
 def backward(

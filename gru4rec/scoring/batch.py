@@ -19,7 +19,7 @@ import torch
 from gru4rec import storage
 from gru4rec.config import Score
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.scoring import gates, limits, lock, manifest, parts, source
+from gru4rec.scoring import gates, limits, lock, manifest, parts, source, states
 from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, outcome
 from gru4rec.sessions.catalogue import UNKNOWN, catalogue, encoder, plain
 from gru4rec.tracking.folder import LoadedModel
@@ -41,6 +41,8 @@ class Job(NamedTuple):
     version: str | None  # of the model in its registry
     model_uri: str
     key: str
+    model: str  # digest of weights and catalogue
+    lists: str  # digest of the settings that a list of given clicks depends on
 
     @property
     def place(self) -> str:
@@ -69,13 +71,14 @@ def find(settings: Score, loaded: LoadedModel, version: str | None, model_uri: s
     found = source.find(settings.sessions, loaded.items.schema.field("item_id").type, settings.skip_corrupt)
     allowed = limits.limits(catalogue(loaded.items), settings.only_items, settings.exclude_items)
     items = "" if allowed.items is None else hashlib.sha256(allowed.items.astype("<i8").tobytes()).hexdigest()
-    key = manifest.key(loaded, found, {**_lists_of(settings), "items": items})
-    return Job(settings, found, allowed, loaded, version, model_uri, key)
+    model, lists = manifest.model_digest(loaded), {**_lists_of(settings), "items": items}
+    key = manifest.key(model, found, lists)
+    return Job(settings, found, allowed, loaded, version, model_uri, key, model, states.digest(lists))
 
 
 def _lists_of(settings: Score) -> dict[str, Any]:
     """The settings that lists depend on, but for files of items."""
-    names = ("top_k", "exclude_seen", "min_score", "with_embeddings", "skip_corrupt")
+    names = ("top_k", "exclude_seen", "min_score", "with_embeddings", "skip_corrupt", "incremental")
     return {name: getattr(settings, name) for name in names}
 
 
@@ -115,6 +118,8 @@ def _make(job: Job, check_lock: Any) -> Done:
         items=job.loaded.items,
         prepared=job.found.prepared,
         session_id=job.found.session_id,
+        remember=settings.incremental,
+        earlier=_earlier(job),
     )
     started = time.monotonic()
     try:
@@ -147,7 +152,22 @@ def _make(job: Job, check_lock: Any) -> Done:
         raise GRU4RecError(f"{storage.shown(job.place)}: cannot be published: {error}; {AGAIN}") from error
     with contextlib.suppress(OSError):  # what was published counts, whatever else cannot be deleted yet
         manifest.prune(job.place, settings.keep)
+        if settings.incremental and settings.date:
+            states.remove_older(settings.out, settings.date)
     return Done(content, False, total.kept, total.scored, scoring_seconds)
+
+
+def _earlier(job: Job) -> states.Earlier | None:
+    """The result to go on from, where that is asked for and there is one; says which on stderr."""
+    if not job.settings.incremental:
+        return None
+    found = states.find(job.settings.out, job.settings.date, job.model, job.lists)
+    if found is None:
+        said = "no earlier result of this model has states: each session is scored from its first click"
+    else:
+        said = f"going on from {found.name}" + ("" if found.lists else ", with other settings: its states alone")
+    print(said, file=sys.stderr, flush=True)
+    return found
 
 
 def _connect(stack: contextlib.ExitStack, verbose: bool) -> None:
@@ -166,7 +186,7 @@ def _pieces(job: Job, work: Work, cut: list[list[source.Span]], with_ray: bool) 
     before = torch.get_num_threads()
     torch.set_num_threads(job.settings.threads)
     try:
-        scorer = Scorer(job.loaded.model, work)
+        scorer = Scorer(job.loaded.model, work, states.index(work.earlier) if work.earlier else None)
         for number, spans in enumerate(cut or [[]]):  # no sessions: one part without rows, to show the columns
             plain = attempt(lambda n=number, s=spans: scorer.piece(n, s), work.folder)  # type: ignore[misc]
             yield outcome(plain, len(work.items))
@@ -282,6 +302,7 @@ def _describe(
         "settings": _lists_of(job.settings),
         "limits": job.allowed.files,
         "files": [{"name": f"{job.name}/{part.name}", "rows": part.rows, "bytes": part.bytes} for part in total.parts],
+        "states": _states(job, total) if work.remember else None,
         "exposure": shown,
         "totals": {
             "sessions": figures["rows"],
@@ -289,6 +310,8 @@ def _describe(
             "fallback": figures["fallback"],
             "unknown_clicks": figures["unknown_clicks"],
             "listed": figures["listed"],
+            "taken_over": figures["taken_over"],
+            "continued": figures["continued"],
             "short_lists": figures["short"],
             "items_shown": shown["rows"],
             "distinct_sessions": distinct,
@@ -297,3 +320,12 @@ def _describe(
         "checks": [gate.plain() for gate in checks],
         "seconds": round(seconds, 3),
     }
+
+
+def _states(job: Job, total: _Total) -> dict[str, Any]:
+    """The manifest's entry of the files that the next night goes on from."""
+    files = [
+        {"name": f"{job.name}/{states.states_name(number)}", "bytes": part.states_bytes}
+        for number, part in enumerate(total.parts)
+    ]
+    return {"model": job.model, "lists": job.lists, "unused": total.figures["unused"], "files": files}

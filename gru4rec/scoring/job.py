@@ -27,6 +27,12 @@ def score(settings: config.Score) -> dict[str, Any]:
     if not done.unchanged or not night.recorded(settings, done.content):
         measured = {name: result[name] for name in ("sessions_per_second", "kept_files")} if done.scored else {}
         result["run_id"] = night.record(settings, done.content, measured)
+    if unused := (done.content["states"] or {}).get("unused"):
+        print(
+            f"WARNING: {unused} of {len(done.content['files'])} parts were scored from the first clicks: the earlier "
+            "result is damaged, or this machine rounds otherwise in other batches",
+            file=sys.stderr,
+        )
     for why in done.content["input"]["corrupt"]:
         print(f"WARNING: left out: {why}", file=sys.stderr)
     report.show(result, storage.shown(uri))
@@ -46,6 +52,8 @@ def summary(job: batch.Job, done: batch.Done) -> dict[str, Any]:
         "unknown_limits": {option: file["unknown"] for option, file in content["limits"].items()},
         "fallback": totals["fallback"],
         "unknown_clicks": totals["unknown_clicks"],
+        "taken_over": totals["taken_over"],
+        "continued": totals["continued"],
         "list_length": totals["list_length"],
         "sessions_per_second": round(done.scored / done.seconds, 1) if done.scored else 0.0,
         "files": len(content["files"]),

@@ -2,6 +2,7 @@
 
     OUT/manifest.json                      the result that counts: model, input, settings, files, totals, checks
     OUT/v7-1a2b3c4d/part-00000.parquet …   its parts: one row a session, in the order of the input
+    OUT/v7-1a2b3c4d/states-00000.parquet … with --incremental: what the next night goes on from, see states.py
     OUT/v7-1a2b3c4d/exposure.parquet       item_id, lists: how many lists show the item, items that none shows left out
     OUT/v7-1a2b3c4d/manifest.json          its own copy of the manifest; copied over OUT/manifest.json, it counts again
 
@@ -48,10 +49,10 @@ def place(out: str, date: str) -> str:
     return storage.join(storage.absolute(out), *([f"date={date}"] if date else []))
 
 
-def key(loaded: LoadedModel, source: sources.Source, settings: Mapping[str, Any]) -> str:
-    """What tells results apart, 64 hexadecimal digits: equal keys, equal lists."""
+def key(model: str, source: sources.Source, settings: Mapping[str, Any]) -> str:
+    """What tells results apart, 64 hexadecimal digits: equal keys, equal lists. `model` is the model's digest."""
     cut = [sources.SMALLEST_PIECE, sources.LARGEST_PIECE, sources.PIECES]
-    parts = {"model": model_digest(loaded), "input": source.digest, "settings": dict(settings), "pieces": cut}
+    parts = {"model": model, "input": source.digest, "settings": dict(settings), "pieces": cut}
     return hashlib.sha256(json.dumps([FORMAT_VERSION, parts], sort_keys=True).encode()).hexdigest()
 
 

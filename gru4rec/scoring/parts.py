@@ -19,7 +19,7 @@ from gru4rec import storage
 from gru4rec.sessions.catalogue import UNKNOWN, Encoder
 
 PARTITION_ROWS = 5_000_000
-_FOOTER = b"gru4rec"
+FOOTER = b"gru4rec"
 _UNREADABLE = (OSError, pa.ArrowException, ValueError)
 
 
@@ -40,6 +40,10 @@ class Part(NamedTuple):
     unknown_items: int  # entries that are no item of the catalogue
     bad_scores: int  # scores that are not finite, above the one before, or lack their item
     first_wrong: str  # the first of those, for people; "" where all is well
+    taken_over: int = 0  # lists of an earlier result, of sessions without a new click
+    continued: int = 0  # sessions that went on from an earlier result's state
+    unused: int = 0  # 1 where the earlier result could not be used, so that all were scored from their first click
+    states_bytes: int = 0  # of the file of states beside it
 
 
 def part_name(number: int) -> str:
@@ -52,18 +56,28 @@ def write_part(
     """Write one part file, whole or not at all; writing it again replaces it. Returns its name."""
     footer = {"key": key, "piece": number, "rows": len(table), "rejected": rejected, "corrupt": list(corrupt)}
     sink = pa.BufferOutputStream()
-    table = table.replace_schema_metadata({_FOOTER: json.dumps(footer, sort_keys=True)})
+    table = table.replace_schema_metadata({FOOTER: json.dumps(footer, sort_keys=True)})
     # Scores are hardly ever equal: a dictionary of them would be thrown away.
     few = ["items.list.element", "fallback", "unknown_clicks"]
-    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=few)
+    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=few, write_page_checksum=True)
     storage.write_bytes(storage.join(folder, part_name(number)), sink.getvalue())
     return part_name(number)
 
 
-def kept(folder: str, number: int, key: str) -> bool:
-    """Whether the part is there, written whole for this key. Its content is not looked at."""
-    footer = read_footer(folder, part_name(number))
+def kept(folder: str, number: int, key: str, name: str = "") -> bool:
+    """Whether the part is there, written whole for this key. Its content is not looked at.
+
+    `name` is that of another file that belongs to it.
+    """
+    footer = read_footer(folder, name or part_name(number))
     return footer.get("key") == key and footer.get("piece") == number
+
+
+def check_footer(parquet: pq.ParquetFile, key: str, number: int) -> None:
+    """Raises OSError where an open file is not of part `number` of the result with this key."""
+    footer = json.loads((parquet.metadata.metadata or {}).get(FOOTER, b"{}"))
+    if footer.get("key") != key or footer.get("piece") != number:
+        raise OSError("it is not of this result")
 
 
 def read_footer(folder: str, name: str) -> dict[str, Any]:
@@ -71,7 +85,7 @@ def read_footer(folder: str, name: str) -> dict[str, Any]:
     filesystem, inner = storage.locate(storage.join(folder, name))
     try:
         with filesystem.open_input_file(inner) as file:
-            noted = (pq.ParquetFile(file).metadata.metadata or {}).get(_FOOTER)
+            noted = (pq.ParquetFile(file).metadata.metadata or {}).get(FOOTER)
             return json.loads(noted) if noted else {}
     except _UNREADABLE:
         return {}
@@ -88,7 +102,7 @@ def verify(folder: str, name: str, longest: int, items: int, index_of: Encoder) 
     filesystem, inner = storage.locate(storage.join(folder, name))
     with filesystem.open_input_file(inner) as file:
         parquet = pq.ParquetFile(file)
-        noted = json.loads((parquet.metadata.metadata or {}).get(_FOOTER, b"{}"))
+        noted = json.loads((parquet.metadata.metadata or {}).get(FOOTER, b"{}"))
         columns = ["items", "scores", "fallback", "unknown_clicks"]
         for batch in parquet.iter_batches(batch_size=65_536, columns=columns):
             found.add(batch)
@@ -167,6 +181,11 @@ def distinct_sessions(folder: str, names: Sequence[str], partition: int = 0, of:
         filesystem, inner = storage.locate(storage.join(folder, name))
         with filesystem.open_input_file(inner) as file:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=262_144, columns=["session_id"]):
-                hashes = pd.util.hash_array(batch["session_id"].to_pandas().to_numpy(), categorize=False)
-                kept.append(np.unique(hashes[hashes % np.uint64(of) == partition]))
+                found = hashes(batch["session_id"])
+                kept.append(np.unique(found[found % np.uint64(of) == partition]))
     return len(np.unique(np.concatenate(kept))) if kept else 0
+
+
+def hashes(session_id: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A hash of each session id, [n] uint64."""
+    return pd.util.hash_array(session_id.to_pandas().to_numpy(), categorize=False)

@@ -17,7 +17,7 @@ import torch
 from gru4rec.config import Score
 from gru4rec.errors import InputError
 from gru4rec.model.network import GRU4Rec
-from gru4rec.scoring import parts, source
+from gru4rec.scoring import parts, source, states
 from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, given, outcome, taken
 
 
@@ -27,10 +27,11 @@ class ScoringActor:
     def __init__(self, shared: list[ray.ObjectRef], threads: int, device: str) -> None:
         torch.set_num_threads(threads)
         model, work = ray.get(shared[0])
+        index = ray.get(shared[1]) if len(shared) > 1 else None
         with warnings.catch_warnings():
             # The weights lie in Ray's shared memory, once for all actors of a machine; they are only read.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self.scorer = Scorer(taken(model, device), work)
+            self.scorer = Scorer(taken(model, device), work, index)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._piece(**row) for row in batch.to_pylist()])
@@ -47,11 +48,13 @@ def score(settings: Score, model: GRU4Rec, work: Work, cut: Sequence[Sequence[so
     """
     plan = [{"number": number, "spans": json.dumps(spans)} for number, spans in enumerate(cut)]
     actors = _actors(settings, len(plan))
-    shared = ray.put((given(model), work))
+    shared = [ray.put((given(model), work))]
+    if work.earlier is not None:  # made where it lies in the memory that the actors of a machine share
+        shared.append(ray.remote(states.index).remote(work.earlier))
     device = "cuda" if settings.gpus_per_actor else "cpu"
     dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
         ScoringActor,
-        fn_constructor_kwargs={"shared": [shared], "threads": settings.threads, "device": device},
+        fn_constructor_kwargs={"shared": shared, "threads": settings.threads, "device": device},
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),

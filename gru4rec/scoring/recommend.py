@@ -27,9 +27,13 @@ def known_clicks(column: pa.ChunkedArray | pa.Array, encode: Encoder) -> tuple[S
     return Sessions(offsets, clicked[known].astype(np.int32)), lengths - kept
 
 
-def select(sessions: Sessions, rows: np.ndarray) -> Sessions:
-    """The sessions at positions `rows` (ascending), all others being empty."""
-    return Sessions(np.concatenate([[0], np.cumsum(sessions.lengths[rows])]), sessions.items)
+def select(sessions: Sessions, rows: np.ndarray, first: np.ndarray | None = None) -> Sessions:
+    """The sessions at positions `rows`, each from its click number `first` on (0, where that is not given)."""
+    skipped = np.zeros(len(rows), np.int64) if first is None else first
+    lengths = sessions.lengths[rows] - skipped
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    at = np.arange(offsets[-1]) + np.repeat(sessions.offsets[rows] + skipped - offsets[:-1], lengths)
+    return Sessions(offsets, sessions.items[at])
 
 
 def recommend(
@@ -43,6 +47,7 @@ def recommend(
     within: Assortment | None = None,
     min_score: float | None = None,
     embeddings: bool = False,
+    multiple: int = 1,
 ) -> pa.Table:
     """The k best items for the next click of each session; one row in, one row out, in the same order.
 
@@ -53,10 +58,35 @@ def recommend(
     `embeddings`, `embedding`, D float32: the network's output after the last known click, which scores an item by the
     product with its row, plus its bias; null where there was none. Lists have k items, or as many as there are (the
     catalogue or `within`, less what is banned, with `exclude_seen` what was clicked, and what scores less than
-    `min_score`, which is not asked of lists by popularity). Raises InputError for ids of a type that cannot match and
-    ValueError where a score is not finite.
+    `min_score`, which is not asked of lists by popularity). For `multiple` see `steady`. Raises InputError for ids of a
+    type that cannot match and ValueError where a score is not finite.
     """
     clicks, unknown = known_clicks(sessions["items"], encode or encoder(known))
+    rows = np.flatnonzero(clicks.lengths)
+    output = final_states(model, select(clicks, rows), multiple=multiple) if len(rows) else None
+    options = (k, exclude_seen, banned, within, min_score, embeddings, multiple)
+    return lists(model, known, sessions["session_id"], clicks, unknown, output, *options)
+
+
+def lists(
+    model: GRU4Rec,
+    known: Catalogue,
+    session_id: pa.ChunkedArray | pa.Array,
+    clicks: Sessions,
+    unknown: np.ndarray,
+    output: Tensor | None,
+    k: int = 20,
+    exclude_seen: bool = False,
+    banned: np.ndarray | None = None,
+    within: Assortment | None = None,
+    min_score: float | None = None,
+    embeddings: bool = False,
+    multiple: int = 1,
+) -> pa.Table:
+    """What `recommend` gives for sessions of known clicks, with the network's output [m, D] after them.
+
+    `output` is of the sessions that have clicks, in order; `unknown` [n] counts the unknown clicks of each.
+    """
     within = within or assortment(model)
     count, width = clicks.count, min(k, len(within.table))
     rows = np.flatnonzero(clicks.lengths)
@@ -64,11 +94,9 @@ def recommend(
     indices, scores = np.zeros((count, width), np.int64), np.full((count, width), -np.inf, np.float32)
     indices[:, : len(popular)] = popular
     scores[:, : len(popular)] = known.support[popular]
-    output = None
-    if len(rows):
-        active = select(clicks, rows)
-        output = final_states(model, active)
-        found = best_items(model, output, k, active if exclude_seen else None, banned=banned, within=within)
+    if output is not None and len(rows):
+        excluded = select(clicks, rows) if exclude_seen else None
+        found = best_items(model, output, k, excluded, banned=banned, within=within, multiple=multiple)
         best, indices[rows] = (part.cpu().numpy() for part in found)
         if min_score is not None:
             best = np.where(best >= np.float32(min_score), best, -np.inf)
@@ -81,7 +109,7 @@ def recommend(
         offsets = pa.array(np.concatenate([[0], np.cumsum(listed.sum(1))]).astype(np.int32))
         shown, of_shown = indices[listed], scores[listed]
     table = {
-        "session_id": sessions["session_id"],
+        "session_id": session_id,
         "items": pa.ListArray.from_arrays(offsets, known.ids.take(pa.array(shown))),
         "scores": pa.ListArray.from_arrays(offsets, pa.array(of_shown)),
         "fallback": pa.array(clicks.lengths == 0),

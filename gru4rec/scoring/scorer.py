@@ -17,11 +17,13 @@ import torch
 from gru4rec import storage
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.model.network import GRU4Rec
-from gru4rec.scoring import parts, source
-from gru4rec.scoring.recommend import recommend
+from gru4rec.model.encode import final
+from gru4rec.model.network import GRU4Rec, zero_states
+from gru4rec.scoring import parts, source, states, steady
+from gru4rec.scoring.recommend import known_clicks, lists, recommend, select
 from gru4rec.scoring.topk import assortment
 from gru4rec.sessions.catalogue import catalogue, encoder
+from gru4rec.sessions.prepared import Sessions
 
 TRIES, WAIT_S = 3, 1.0
 """A piece is tried so many times where an object store fails, first after this, then after twice this, and so on."""
@@ -42,6 +44,8 @@ class Work:
     items: pa.Table  # the model's catalogue
     prepared: pa.Table | None  # the items table that clicks are indices of; None: clicks are item ids
     session_id: pa.DataType
+    remember: bool = False  # write states for the next night
+    earlier: states.Earlier | None = None  # what to go on from
 
     @property
     def longest(self) -> int:
@@ -65,12 +69,17 @@ class Outcome(NamedTuple):
 class Scorer:
     """Holds a model and its catalogue; turns pieces into part files."""
 
-    def __init__(self, model: GRU4Rec, work: Work) -> None:
+    def __init__(self, model: GRU4Rec, work: Work, index: states.Index | None = None) -> None:
+        """`index` is that of `work.earlier`."""
         self.model, self.work = model, work
         self.known = catalogue(work.items)
         self.within = assortment(model, work.allowed)
         self.reader = source.Reader(work.skip_corrupt)
         self.encode, self.index_of = encoder(self.known, work.prepared), encoder(self.known)
+        self.multiple = steady.rows(model)
+        self.index = index
+        self.usable = index is not None and index.usable and steady.steady(model, self.within)
+        self.widths = [state.shape[1] for state in zero_states(model.hyperparameters, 0)]
 
     def piece(self, number: int, spans: list[source.Span]) -> Outcome:
         """Make the part of a piece, unless it is there, and read it back.
@@ -78,19 +87,26 @@ class Scorer:
         Raises InputError where the input cannot be read, OSError where the part cannot be written.
         """
         folder, key = self.work.folder, self.work.key
-        if parts.kept(folder, number, key):
+        beside = states.states_name(number)
+        if parts.kept(folder, number, key) and (not self.work.remember or parts.kept(folder, number, key, beside)):
             found = self._verified(number)
             if not found.part.first_wrong:
                 return found._replace(kept=True)
         read = self.reader.read(spans)
-        table = self.score(self.empty() if read.sessions is None else read.sessions)
+        sessions = self.empty() if read.sessions is None else read.sessions
+        if self.work.remember:
+            table, clicks, reached, counts = self.score_on(sessions)
+            states.write(folder, number, clicks, reached, {"key": key, "piece": number, **counts})
+        else:
+            table = self.score(sessions)
         parts.write_part(folder, number, table, key, read.rejected, read.corrupt)
         return self._verified(number)
 
     def score(self, sessions: pa.Table) -> pa.Table:
         """Recommendations of a table of sessions, with session_id in the type that all parts share."""
         work = self.work
-        found = recommend(
+        sessions = self._cast(sessions)
+        return recommend(
             self.model,
             self.known,
             sessions,
@@ -100,8 +116,73 @@ class Scorer:
             within=self.within,
             min_score=work.min_score,
             embeddings=work.embeddings,
+            multiple=self.multiple,
         )
-        return found.set_column(0, "session_id", found["session_id"].cast(work.session_id))
+
+    def score_on(self, sessions: pa.Table) -> tuple[pa.Table, Sessions, np.ndarray, dict[str, int]]:
+        """The same recommendations, of which what the earlier result knows is not computed again.
+
+        Also the known clicks of each session, the states [n, Σ S·H] after them, and how many lists were taken over and
+        how many sessions continued.
+        """
+        work = self.work
+        session_id = self._cast(sessions)["session_id"]
+        clicks, unknown = known_clicks(sessions["items"], self.encode)
+        found, unused = self._known(session_id, clicks)
+        reached = np.zeros((clicks.count, sum(self.widths)), np.float32)
+        reached[found.clicks > 0] = found.states
+        others = np.setdiff1d(np.arange(clicks.count), found.unchanged)
+        rest = others[clicks.lengths[others] > 0]
+        ended = final(
+            self.model,
+            select(clicks, rest, found.clicks[rest]),
+            before=states.layers(reached[rest], self.widths, self.model.device),
+            multiple=self.multiple,
+        )
+        reached[rest] = torch.cat(ended.states, dim=1).cpu().numpy()
+        table = lists(
+            self.model,
+            self.known,
+            session_id.take(pa.array(others)),
+            select(clicks, others),
+            unknown[others],
+            ended.output,
+            work.top_k,
+            work.exclude_seen,
+            within=self.within,
+            min_score=work.min_score,
+            embeddings=work.embeddings,
+            multiple=self.multiple,
+        )
+        if found.lists is not None:
+            taken = found.lists.set_column(0, "session_id", session_id.take(pa.array(found.unchanged)))
+            at = taken.column_names.index("unknown_clicks")
+            taken = taken.set_column(at, "unknown_clicks", pa.array(unknown[found.unchanged].astype(np.int32)))
+            order = np.argsort(np.concatenate([others, found.unchanged]))
+            table = pa.concat_tables([table, taken.cast(table.schema)]).take(pa.array(order)).combine_chunks()
+        counts = {
+            "taken_over": len(found.unchanged),
+            "continued": int((found.clicks[rest] > 0).sum()),
+            "unused": unused,
+        }
+        return table, clicks, reached, counts
+
+    def _known(self, session_id: pa.ChunkedArray, clicks: Sessions) -> tuple[states.Known, int]:
+        """What the earlier result knows; nothing, and 1, where it cannot be used: it is but a shorter way."""
+        nothing = states.nothing(clicks.count, sum(self.widths))
+        if self.work.earlier is None or self.index is None:
+            return nothing, 0
+        if not self.usable:
+            return nothing, 1
+        try:
+            return states.known(self.work.earlier, self.index, session_id, clicks, sum(self.widths)), 0
+        except (OSError, pa.ArrowException, ValueError, KeyError):
+            return nothing, 1
+
+    def _cast(self, sessions: pa.Table) -> pa.Table:
+        return sessions.set_column(
+            sessions.column_names.index("session_id"), "session_id", sessions["session_id"].cast(self.work.session_id)
+        )
 
     def empty(self) -> pa.Table:
         """What sessions without rows are read as."""
@@ -111,6 +192,12 @@ class Scorer:
     def _verified(self, number: int) -> Outcome:
         name, work = parts.part_name(number), self.work
         part, exposure = parts.verify(work.folder, name, work.longest, len(work.items), self.index_of)
+        if work.remember:
+            beside = states.states_name(number)
+            noted = parts.read_footer(work.folder, beside)
+            counts = {name: noted.get(name, 0) for name in ("taken_over", "continued", "unused")}
+            size = storage.sizes(work.folder, [beside])[0] or 0
+            part = part._replace(**counts, states_bytes=size)
         return Outcome(part, False, exposure)
 
 

@@ -114,13 +114,14 @@ def best_items(
     block: int | None = None,
     banned: np.ndarray | None = None,
     within: Assortment | None = None,
+    multiple: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The k best items for outputs of the network [S, D]: scores and indices, [S, min(k, n)] each.
 
     Of the catalogue, or of the n items `within`. `excluded` lists for each row the items that must not appear, `banned`
     [m] those that must not in any: they rank last with score −inf, which only shows where fewer than k others are left.
-    `block` is the number of rows scored at once (by default as many as fit the cache, or the device). Raises ValueError
-    where a score is not finite.
+    `block` is the number of rows scored at once (by default as many as fit the cache, or the device); with `multiple`,
+    products are of multiples of so many rows, see `steady`. Raises ValueError where a score is not finite.
     """
     within = within or assortment(model)
     count = len(within.table)
@@ -131,22 +132,28 @@ def best_items(
         budget = CACHE_BYTES if fused else SCORE_BYTES.get(model.device.type, SCORE_BYTES["cpu"])
         block = max(1, budget // (4 * columns))
     block = max(1, min(block, output.shape[0]))
+    block = -(-block // multiple) * multiple if block < multiple else block // multiple * multiple
     space = torch.empty(block * columns, device=model.device)  # reused: fresh pages would cost as much again
     found: list[Sequence[Tensor]] = []
     for first in range(0, output.shape[0], block):
         given = output[first : first + block]
-        out = _outside(within, excluded, banned, first, len(given))
+        rows = len(given)
+        out = _outside(within, excluded, banned, first, rows)
+        if rows % multiple:
+            given = torch.nn.functional.pad(given, (0, 0, 0, -rows % multiple))
         if not fused:
             part = torch.addmm(within.bias, given, within.table.t(), out=space[: len(given) * count].view(-1, count))
+            part = part[:rows]
             _ban(part, out, 0)
             found.append(top_k(part, k))
             continue
-        values, places = torch.empty(len(given), k), torch.empty(len(given), k, dtype=torch.int64)
-        counts, nan = np.zeros(len(given), np.int64), False
+        values, places = torch.empty(rows, k), torch.empty(rows, k, dtype=torch.int64)
+        counts, nan = np.zeros(rows, np.int64), False
         for start in range(0, count, columns):
             stop = min(start + columns, count)
             part = space[: len(given) * (stop - start)].view(len(given), -1)
             torch.addmm(within.bias[start:stop], given, within.table[start:stop].t(), out=part)
+            part = part[:rows]
             _ban(part, out, start)
             nan |= select(part.numpy(), start, k, values.numpy(), places.numpy(), counts)
         if nan:

@@ -127,24 +127,27 @@ def test_out_may_not_hold_the_input(tmp_path):
 
 
 def test_the_key_depends_on_model_catalogue_input_and_settings():
-    def loaded(seed=1, support=1, ids="abc", layers=(4,)):
+    def weights(seed=1, support=1, ids="abc", layers=(4,)):
         items = {"item_id": list(ids), "item_index": pa.array(range(3), pa.int32()), "support": [support, 1, 1]}
         return LoadedModel(initialise(Hyperparameters(layers=layers, seed=seed), 3), pa.table(items), {})
+
+    def model(**given):
+        return manifest.model_digest(weights(**given))
 
     def found(digest="d", path="p"):
         return source.Source(path, [], pa.int64(), "f", digest, None)
 
-    given = (loaded(), found(), {"top_k": 20})
+    given = (model(), found(), {"top_k": 20})
     same = manifest.key(*given)
-    assert manifest.key(loaded(), found(path="elsewhere"), {"top_k": 20}) == same
+    assert manifest.key(model(), found(path="elsewhere"), {"top_k": 20}) == same
     others = [
-        (loaded(seed=2), *given[1:]),
-        (loaded(support=2), *given[1:]),
-        (loaded(ids="abd"), *given[1:]),
+        (model(seed=2), *given[1:]),
+        (model(support=2), *given[1:]),
+        (model(ids="abd"), *given[1:]),
         (given[0], found("e"), given[2]),
         (*given[:2], {"top_k": 21}),
     ]
     assert len({same, *(manifest.key(*other) for other in others)}) == 6
-    weights = loaded()
-    weights.model.item_bias[2] = 1e-30
-    assert manifest.key(weights, *given[1:]) != same
+    changed = weights()
+    changed.model.item_bias[2] = 1e-30
+    assert manifest.key(manifest.model_digest(changed), *given[1:]) != same

@@ -45,7 +45,8 @@ def test_a_good_part_is_counted(tmp_path):
         "unknown_clicks": 3,
     }
     wrong = {"too_long": 0, "repeated": 0, "unknown_items": 0, "bad_scores": 0, "first_wrong": ""}
-    assert part._asdict() == {"name": name, "bytes": size, **counts, **wrong}
+    earlier = {"taken_over": 0, "continued": 0, "unused": 0, "states_bytes": 0}
+    assert part._asdict() == {"name": name, "bytes": size, **counts, **wrong, **earlier}
     assert exposure.tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
