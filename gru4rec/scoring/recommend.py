@@ -3,9 +3,8 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor
 
-from gru4rec.model.encode import final_states
+from gru4rec.model.encode import Final, final
 from gru4rec.model.network import GRU4Rec
 from gru4rec.scoring.topk import Assortment, assortment, best_items
 from gru4rec.sessions.catalogue import UNKNOWN, Catalogue, Encoder, encoder
@@ -62,10 +61,8 @@ def recommend(
     type that cannot match and ValueError where a score is not finite.
     """
     clicks, unknown = known_clicks(sessions["items"], encode or encoder(known))
-    rows = np.flatnonzero(clicks.lengths)
-    output = final_states(model, select(clicks, rows), multiple=multiple) if len(rows) else None
     options = (k, exclude_seen, banned, within, min_score, embeddings, multiple)
-    return lists(model, known, sessions["session_id"], clicks, unknown, output, *options)
+    return lists(model, known, sessions["session_id"], clicks, unknown, final(model, clicks, None, multiple), *options)
 
 
 def lists(
@@ -74,7 +71,7 @@ def lists(
     session_id: pa.ChunkedArray | pa.Array,
     clicks: Sessions,
     unknown: np.ndarray,
-    output: Tensor | None,
+    ended: Final,
     k: int = 20,
     exclude_seen: bool = False,
     banned: np.ndarray | None = None,
@@ -83,24 +80,26 @@ def lists(
     embeddings: bool = False,
     multiple: int = 1,
 ) -> pa.Table:
-    """What `recommend` gives for sessions of known clicks, with the network's output [m, D] after them.
+    """What `recommend` gives for sessions with these known clicks, after which they are as in `ended`.
 
-    `output` is of the sessions that have clicks, in order; `unknown` [n] counts the unknown clicks of each.
+    `unknown` [n] counts the unknown clicks of each. Sessions that clicked the same are ranked once.
     """
     within = within or assortment(model)
     count, width = clicks.count, min(k, len(within.table))
-    rows = np.flatnonzero(clicks.lengths)
+    rows = np.flatnonzero(ended.of >= 0)
     popular = _popular(known, within, banned, width)
     indices, scores = np.zeros((count, width), np.int64), np.full((count, width), -np.inf, np.float32)
     indices[:, : len(popular)] = popular
     scores[:, : len(popular)] = known.support[popular]
-    if output is not None and len(rows):
-        excluded = select(clicks, rows) if exclude_seen else None
-        found = best_items(model, output, k, excluded, banned=banned, within=within, multiple=multiple)
-        best, indices[rows] = (part.cpu().numpy() for part in found)
+    if len(rows):
+        excluded = None
+        if exclude_seen:  # those of any session that stands for a row
+            excluded = select(clicks, rows[np.unique(ended.of[rows], return_index=True)[1]])
+        found = best_items(model, ended.output, k, excluded, banned=banned, within=within, multiple=multiple)
+        best, places = (part.cpu().numpy() for part in found)
         if min_score is not None:
             best = np.where(best >= np.float32(min_score), best, -np.inf)
-        scores[rows] = best
+        indices[rows], scores[rows] = places[ended.of[rows]], best[ended.of[rows]]
     listed = scores > -np.inf
     if listed.all():
         offsets = pa.array(np.arange(count + 1, dtype=np.int32) * width)
@@ -116,7 +115,7 @@ def lists(
         "unknown_clicks": pa.array(unknown.astype(np.int32)),
     }
     if embeddings:
-        table["embedding"] = _embeddings(output, clicks.lengths > 0, model.hyperparameters.width)
+        table["embedding"] = _embeddings(ended, model.hyperparameters.width)
     return pa.table(table)
 
 
@@ -130,11 +129,12 @@ def _popular(known: Catalogue, within: Assortment, banned: np.ndarray | None, wi
     return popular[:width]
 
 
-def _embeddings(output: Tensor | None, known: np.ndarray, width: int) -> pa.Array:
-    """[sessions] lists of `width` float32: the next row of `output` where `known` is true, else null.
+def _embeddings(ended: Final, width: int) -> pa.Array:
+    """[sessions] lists of `width` float32: each session's output; null where it has none.
 
     No fixed-size lists: Parquet does not give those back where some are null.
     """
-    values = np.zeros(0, np.float32) if output is None else output.cpu().numpy().reshape(-1)
+    known = ended.of >= 0
+    values = ended.output.cpu().numpy()[ended.of[known]].reshape(-1)
     offsets = np.concatenate([[0], np.cumsum(known * width)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(~known))

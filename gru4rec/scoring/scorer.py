@@ -17,7 +17,7 @@ import torch
 from gru4rec import storage
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.model.encode import final
+from gru4rec.model.encode import Start, final
 from gru4rec.model.network import GRU4Rec, zero_states
 from gru4rec.scoring import parts, source, states, steady
 from gru4rec.scoring.recommend import known_clicks, lists, recommend, select
@@ -129,24 +129,25 @@ class Scorer:
         session_id = self._cast(sessions)["session_id"]
         clicks, unknown = known_clicks(sessions["items"], self.encode)
         found, unused = self._known(session_id, clicks)
-        reached = np.zeros((clicks.count, sum(self.widths)), np.float32)
-        reached[found.clicks > 0] = found.states
         others = np.setdiff1d(np.arange(clicks.count), found.unchanged)
-        rest = others[clicks.lengths[others] > 0]
+        of_state = np.where(found.clicks > 0, np.cumsum(found.clicks > 0) - 1, -1)
         ended = final(
             self.model,
-            select(clicks, rest, found.clicks[rest]),
-            before=states.layers(reached[rest], self.widths, self.model.device),
-            multiple=self.multiple,
+            select(clicks, others, found.clicks[others]),
+            Start(of_state[others], states.layers(found.states, self.widths, self.model.device)),
+            self.multiple,
         )
-        reached[rest] = torch.cat(ended.states, dim=1).cpu().numpy()
+        reached = np.zeros((clicks.count, sum(self.widths)), np.float32)
+        reached[found.unchanged] = found.states[of_state[found.unchanged]]
+        known = ended.of >= 0
+        reached[others[known]] = torch.cat(ended.states, dim=1).cpu().numpy()[ended.of[known]]
         table = lists(
             self.model,
             self.known,
             session_id.take(pa.array(others)),
             select(clicks, others),
             unknown[others],
-            ended.output,
+            ended,
             work.top_k,
             work.exclude_seen,
             within=self.within,
@@ -162,7 +163,7 @@ class Scorer:
             table = pa.concat_tables([table, taken.cast(table.schema)]).take(pa.array(order)).combine_chunks()
         counts = {
             "taken_over": len(found.unchanged),
-            "continued": int((found.clicks[rest] > 0).sum()),
+            "continued": int((found.clicks[others] > 0).sum()),
             "unused": unused,
         }
         return table, clicks, reached, counts

@@ -1,15 +1,15 @@
 # mypy: ignore-errors
 """The k best of rows of scores while these come in blocks of neighbouring items, compiled by numba.
 
-A score that is not above the k-th best so far is only compared with it, sixteen at a time; few others are left, about
-k · log(V / k) of V in random order, and each is put in its place among the best.
+A score that is not above the k-th best so far is only compared with it, sixteen at a time. So that few others are left,
+a row begins with a bound that at least k of its scores reach: the k-th highest of the maxima of its chunks.
 """
 
 import numba
 import numpy as np
 
-FIRST, AT_ONCE = 64, 1024  # scores that are compared before any is looked at, at first and later
-WORD = 8  # comparisons that are looked at together
+CHUNK = 64  # scores that are compared before any is looked at
+_LOWEST = np.float32(-np.inf)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -19,39 +19,67 @@ def select(scores, first, k, values, places, counts):
     `values` and `places` [B, k] hold the best so far, best first, equal scores in the order of the items; `counts` [B]
     how many they are. Blocks must come in the order of the items. Returns whether a score is NaN.
     """
-    hit = np.empty(AT_ONCE, np.uint8)
-    words = hit.view(np.uint64)
+    highest = np.empty(k, np.float32)
     nan = False
     for b in range(len(scores)):
         row, best, at = scores[b], values[b], places[b]
-        count = counts[b]
-        begun = 0
-        while count < k and begun < len(row):
-            score = row[begun]
-            nan |= score != score
-            _insert(best, at, count, score, first + begun)
-            count += 1
-            begun += 1
-        counts[b] = count
-        start, size = begun, FIRST if begun else AT_ONCE
-        while start < len(row):
-            part = row[start : start + size]
-            words_of_part = -(-len(part) // WORD)
+        count, start = counts[b], 0
+        limit = best[k - 1] if count == k else _LOWEST
+        if count == 0 and len(row) >= 2 * k * CHUNK:
+            limit = _reached_by(row, k, highest)
+        if limit == _LOWEST:
+            while count < k and start < len(row):
+                score = row[start]
+                nan |= score != score
+                _insert(best, at, count, score, first + start)
+                count += 1
+                start += 1
             limit = best[k - 1]
-            for i in range(len(part)):
-                hit[i] = not part[i] <= limit  # true for NaN, too
-            hit[len(part) : words_of_part * WORD] = 0
-            for word in range(words_of_part):
-                if words[word]:
-                    for i in range(word * WORD, word * WORD + WORD):
-                        if hit[i]:
-                            score = part[i]
-                            if score > best[k - 1]:
-                                _insert(best, at, k - 1, score, first + start + i)
-                            nan |= score != score
-            start += size
-            size = min(2 * size, AT_ONCE)  # the limit rises fast at first
+        while start < len(row):
+            part = row[start : start + CHUNK]
+            hits = np.int32(1)
+            if len(part) == CHUNK:
+                hits = np.int32(0)
+                for i in range(CHUNK):
+                    hits += np.int32(not part[i] <= limit)  # true for NaN, too
+            if hits:
+                for i in range(len(part)):
+                    score = part[i]
+                    if not score <= limit:
+                        nan |= score != score
+                        if score > limit:
+                            _insert(best, at, min(count, k - 1), score, first + start + i)
+                            count = min(count + 1, k)
+                            if count == k:
+                                limit = best[k - 1]
+            start += CHUNK
+        counts[b] = count
     return nan
+
+
+@numba.njit(inline="always")
+def _reached_by(row, k, highest):
+    """The highest number below the k-th highest maximum of the chunks of a row: at least k scores are above it."""
+    count = 0
+    for start in range(0, len(row) - CHUNK + 1, CHUNK):
+        top = _maximum(row[start : start + CHUNK])
+        if count < k or top > highest[k - 1]:
+            i = min(count, k - 1)
+            while i > 0 and highest[i - 1] < top:
+                highest[i] = highest[i - 1]
+                i -= 1
+            highest[i] = top
+            count = min(count + 1, k)
+    return np.nextafter(highest[k - 1], _LOWEST)
+
+
+@numba.njit(fastmath={"nnan", "nsz"})
+def _maximum(chunk):
+    """Of a chunk; anything where that holds a NaN, which `select` finds whatever the bound."""
+    top = chunk[0]
+    for i in range(CHUNK):
+        top = max(top, chunk[i])
+    return top
 
 
 @numba.njit(inline="always")

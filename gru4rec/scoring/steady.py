@@ -9,7 +9,7 @@ the same list to the last bit.
 import numpy as np
 import torch
 
-from gru4rec.model.encode import final
+from gru4rec.model.encode import Start, final
 from gru4rec.model.network import GRU4Rec, forward, input_rows, zero_states
 from gru4rec.scoring.topk import COLUMNS, Assortment
 from gru4rec.sessions.prepared import Sessions
@@ -48,7 +48,7 @@ def steady(model: GRU4Rec, within: Assortment) -> bool:
             found = figures(first, times * multiple)
             if not all(torch.equal(one[first : first + len(two)], two) for one, two in zip(whole, found, strict=True)):
                 return False
-    return _in_parts(model, items.cpu().numpy()[: 3 * multiple], multiple)
+    return _in_parts(model, items.cpu().numpy(), multiple)
 
 
 def _in_parts(model: GRU4Rec, items: np.ndarray, multiple: int) -> bool:
@@ -56,6 +56,6 @@ def _in_parts(model: GRU4Rec, items: np.ndarray, multiple: int) -> bool:
     items = items[:12].astype(np.int32)
     at_once = final(model, Sessions(np.array([0, 5, 12]), items), multiple=multiple)
     begun = final(model, Sessions(np.array([0, 5, 7]), items[:7]), multiple=multiple)
-    ended = final(model, Sessions(np.array([0, 0, 5]), items[7:]), before=begun.states, multiple=multiple)
+    ended = final(model, Sessions(np.array([0, 0, 5]), items[7:]), Start(begun.of, begun.states), multiple)
     pairs = zip([at_once.output, *at_once.states], [ended.output, *ended.states], strict=True)
-    return all(torch.equal(one, two) for one, two in pairs)
+    return all(torch.equal(one[at_once.of], two[ended.of]) for one, two in pairs)

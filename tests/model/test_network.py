@@ -188,7 +188,7 @@ def test_outputs_do_not_depend_on_which_sessions_are_walked_together(cell, embed
     assert found.keys() == wanted.keys()
     for key, output in wanted.items():
         torch.testing.assert_close(found[key], output)
-    final = encode.final_states(model, empty, batch)
+    final = encode.final_states(model, empty)
     assert final.shape == (sessions.count + 1, settings.width)
     torch.testing.assert_close(final[:-1], torch.stack(last))
     assert not final[-1].any()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gru4rec.config import Hyperparameters, Score
-from gru4rec.model.encode import final
+from gru4rec.model.encode import Start, final
 from gru4rec.model.network import initialise
 from gru4rec.scoring import batch, source, states, steady
 from gru4rec.scoring.scorer import Scorer, Work
@@ -56,12 +56,13 @@ def test_clicks_may_be_given_at_once_or_later(kind):
     assert steady.steady(model, Scorer(model, work()).within)
     multiple = steady.rows(model)
     at_once = final(model, clicks, multiple=multiple)
-    before = final(model, begun, batch=128, multiple=multiple).states
-    ended = final(model, rest, batch=64, before=before, multiple=multiple)
+    before = final(model, begun, multiple=multiple)
+    ended = final(model, rest, Start(before.of, before.states), multiple)
     some = lengths > 0
-    assert np.array_equal(at_once.output[some], ended.output[some])
-    for one, two in zip(at_once.states, ended.states, strict=True):
-        assert np.array_equal(one, two)
+    assert np.array_equal(at_once.of >= 0, some)
+    assert np.array_equal(ended.of >= 0, some)
+    for one, two in zip([at_once.output, *at_once.states], [ended.output, *ended.states], strict=True):
+        assert np.array_equal(one[at_once.of[some]], two[ended.of[some]])
 
 
 def work(**more):
