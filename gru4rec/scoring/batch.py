@@ -26,7 +26,7 @@ from gru4rec.tracking.folder import LoadedModel
 
 PROGRESS_SECONDS = 10.0
 PIECES_HERE = 1  # so many are done in this process: Ray's start would take longer
-DISTINCT_HERE = 200_000  # rows; up to here they are counted before workers for it would have started
+DISTINCT_HERE = parts.PARTITION_ROWS  # up to here a single task would count them, which first had to start
 EXPOSURE = "exposure.parquet"
 AGAIN = "run the same command again"
 

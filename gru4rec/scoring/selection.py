@@ -2,7 +2,7 @@
 """The k best of rows of scores while these come in blocks of neighbouring items, compiled by numba.
 
 A score that is not above the k-th best so far is only compared with it, sixteen at a time. So that few others are left,
-a row begins with a bound that at least k of its scores reach: the k-th highest of the maxima of its chunks.
+a row begins with a bound that at least k of its scores reach: the k-th highest of maxima of as many scores each.
 """
 
 import numba
@@ -19,14 +19,14 @@ def select(scores, first, k, values, places, counts):
     `values` and `places` [B, k] hold the best so far, best first, equal scores in the order of the items; `counts` [B]
     how many they are. Blocks must come in the order of the items. Returns whether a score is NaN.
     """
-    highest = np.empty(k, np.float32)
+    highest, tops = np.empty(k, np.float32), np.empty(CHUNK, np.float32)
     nan = False
     for b in range(len(scores)):
         row, best, at = scores[b], values[b], places[b]
         count, start = counts[b], 0
         limit = best[k - 1] if count == k else _LOWEST
-        if count == 0 and len(row) >= 2 * k * CHUNK:
-            limit = _reached_by(row, k, highest)
+        if count == 0 and k < CHUNK <= len(row):
+            limit = _reached_by(row, k, highest, tops)
         if limit == _LOWEST:
             while count < k and start < len(row):
                 score = row[start]
@@ -58,11 +58,19 @@ def select(scores, first, k, values, places, counts):
 
 
 @numba.njit(inline="always")
-def _reached_by(row, k, highest):
-    """The highest number below the k-th highest maximum of the chunks of a row: at least k scores are above it."""
+def _reached_by(row, k, highest, tops):
+    """The number below the k-th highest of the maxima of the scores `CHUNK` apart: at least k scores are above it.
+
+    Any number where there is a NaN, which `select` finds whatever the bound.
+    """
+    for i in range(CHUNK):
+        tops[i] = row[i]
+    for start in range(CHUNK, len(row) - CHUNK + 1, CHUNK):
+        part = row[start : start + CHUNK]
+        for i in range(CHUNK):
+            tops[i] = part[i] if part[i] > tops[i] else tops[i]
     count = 0
-    for start in range(0, len(row) - CHUNK + 1, CHUNK):
-        top = _maximum(row[start : start + CHUNK])
+    for top in tops:
         if count < k or top > highest[k - 1]:
             i = min(count, k - 1)
             while i > 0 and highest[i - 1] < top:
@@ -71,15 +79,6 @@ def _reached_by(row, k, highest):
             highest[i] = top
             count = min(count + 1, k)
     return np.nextafter(highest[k - 1], _LOWEST)
-
-
-@numba.njit(fastmath={"nnan", "nsz"})
-def _maximum(chunk):
-    """Of a chunk; anything where that holds a NaN, which `select` finds whatever the bound."""
-    top = chunk[0]
-    for i in range(CHUNK):
-        top = max(top, chunk[i])
-    return top
 
 
 @numba.njit(inline="always")
