@@ -10,7 +10,7 @@ from torch import Tensor
 from gru4rec.model.network import GRU4Rec, forward, input_rows, output_of, zero_states
 from gru4rec.sessions.prepared import Sessions
 
-ROWS = 4096  # that go through the network at once
+ROWS = 1024  # that go through the network at once: what they come to stays in the cache
 
 
 class Position(NamedTuple):
@@ -22,7 +22,7 @@ class Position(NamedTuple):
 
 
 @torch.inference_mode()
-def walk(model: GRU4Rec, sessions: Sessions, batch: int = ROWS) -> Iterator[Position]:
+def walk(model: GRU4Rec, sessions: Sessions, batch: int = 4096) -> Iterator[Position]:
     """The outputs after each click of each session, click by click, over `batch` sessions at a time.
 
     Sessions are put in order of length, so that no step is spent on padding. Item indices must lie in the model's
@@ -74,51 +74,38 @@ def final(model: GRU4Rec, sessions: Sessions, start: Start | None = None, multip
     if start is not None:
         node = start.of[order] + 1
         states = [torch.cat([zero, given]) for zero, given in zip(states, start.states, strict=True)]
-    found = _Ended(len(order))
+    ended = _Ended(len(order))
     left = int(np.searchsorted(-lengths, 0, side="left"))  # sessions with a click more
     going_on = left + np.flatnonzero(node[left:])
-    found.add(order[going_on], node[going_on], states, _outputs(model, states, multiple) if len(going_on) else None)
+    ended.add(order[going_on], node[going_on], states)
     click = 0
     while left:
         steps, node = np.unique(
             node[:left] * model.item_count + sessions.items[starts[:left] + click], return_inverse=True
         )
-        states, output = _step(model, states, *np.divmod(steps, model.item_count), multiple)
+        states = _step(model, states, *np.divmod(steps, model.item_count), multiple)
         click += 1
         active, left = left, int(np.searchsorted(-lengths, -click, side="left"))
-        found.add(order[left:active], node[left:active], states, output)
-    return found.final(model)
+        ended.add(order[left:active], node[left:active], states)
+    return ended.final(model, multiple)
 
 
-def _step(
-    model: GRU4Rec, states: list[Tensor], rows: np.ndarray, items: np.ndarray, multiple: int
-) -> tuple[list[Tensor], Tensor]:
-    """A click on `items` [n] from the `rows` [n] of states: new states and outputs, n rows each."""
-    count = len(rows)
-    new = zero_states(model.hyperparameters, count, model.device)
-    output = torch.empty(count, model.hyperparameters.width, device=model.device)
-    for first in range(0, count, ROWS):
-        part = slice(first, min(first + ROWS, count))
+def _step(model: GRU4Rec, states: list[Tensor], rows: np.ndarray, items: np.ndarray, multiple: int) -> list[Tensor]:
+    """The states after a click on `items` [n] from the `rows` [n] of states, n rows each."""
+    new = [torch.empty(len(rows), state.shape[1], device=model.device) for state in states]
+    for first in range(0, len(rows), ROWS):
+        part = slice(first, first + ROWS)
         at, clicked = (_padded(torch.from_numpy(found[part]), multiple).to(model.device) for found in (rows, items))
         before = [state.index_select(0, at) for state in states]
-        after, scored, _ = forward(model.hyperparameters, model.dense, input_rows(model, clicked), before)
-        size = part.stop - part.start
-        output[part] = scored[:size]
+        after = forward(model.hyperparameters, model.dense, input_rows(model, clicked), before)[0]
         for whole, found in zip(new, after, strict=True):
-            whole[part] = found[:size]
-    return new, output
+            whole[part] = found[: len(whole[part])]
+    return new
 
 
 def _padded(rows: Tensor, multiple: int) -> Tensor:
     """As many more rows 0 as make their number a multiple."""
     return torch.nn.functional.pad(rows, (0, -len(rows) % multiple))
-
-
-def _outputs(model: GRU4Rec, states: list[Tensor], multiple: int) -> Tensor:
-    """The output of each row of states [n, D]."""
-    count = len(states[0])
-    rows = _padded(torch.arange(count, device=model.device), multiple)
-    return output_of(model.hyperparameters, model.dense, [state[rows] for state in states])[:count]
 
 
 class _Ended:
@@ -127,27 +114,23 @@ class _Ended:
     def __init__(self, sessions: int) -> None:
         self._of = np.full(sessions, -1)
         self._count = 0
-        self._outputs: list[Tensor] = []
         self._states: list[list[Tensor]] = []
 
-    def add(self, sessions: np.ndarray, rows: np.ndarray, states: list[Tensor], output: Tensor | None) -> None:
-        """They have come to these rows of states and output."""
-        if not len(sessions) or output is None:
-            return
-        distinct, of = np.unique(rows, return_inverse=True)
-        self._of[sessions] = self._count + of
-        self._count += len(distinct)
-        at = torch.from_numpy(distinct).to(output.device)
-        self._outputs.append(output[at])
-        self._states.append([state[at] for state in states])
+    def add(self, sessions: np.ndarray, rows: np.ndarray, states: list[Tensor]) -> None:
+        """They have come to these rows of states."""
+        if len(sessions):
+            distinct, of = np.unique(rows, return_inverse=True)
+            self._of[sessions] = self._count + of
+            self._count += len(distinct)
+            at = torch.from_numpy(distinct).to(states[0].device)
+            self._states.append([state.index_select(0, at) for state in states])
 
-    def final(self, model: GRU4Rec) -> Final:
-        if not self._count:
-            settings = model.hyperparameters
-            states = zero_states(settings, 0, model.device)
-            return Final(self._of, torch.zeros(0, settings.width, device=model.device), states)
-        layers = [torch.cat(list(parts)) for parts in zip(*self._states, strict=True)]
-        return Final(self._of, torch.cat(self._outputs), layers)
+    def final(self, model: GRU4Rec, multiple: int) -> Final:
+        settings = model.hyperparameters
+        found = self._states or [zero_states(settings, 0, model.device)]
+        states = [torch.cat(list(parts)) for parts in zip(*found, strict=True)]
+        padded = [torch.nn.functional.pad(state, (0, 0, 0, -len(state) % multiple)) for state in states]
+        return Final(self._of, output_of(settings, model.dense, padded)[: self._count], states)
 
 
 @torch.inference_mode()

@@ -13,8 +13,8 @@ _LOWEST = np.float32(-np.inf)
 
 
 @numba.njit(cache=True, nogil=True)
-def select(scores, first, k, values, places, counts):
-    """Let the items `first`, `first` + 1, … with `scores` [B, n] compete for the k best of each row.
+def select(scores, bias, first, k, values, places, counts):
+    """Let the items `first`, `first` + 1, … with `scores` [B, n] + `bias` [n] compete for the k best of each row.
 
     `values` and `places` [B, k] hold the best so far, best first, equal scores in the order of the items; `counts` [B]
     how many they are. Blocks must come in the order of the items. Returns whether a score is NaN.
@@ -26,25 +26,25 @@ def select(scores, first, k, values, places, counts):
         count, start = counts[b], 0
         limit = best[k - 1] if count == k else _LOWEST
         if count == 0 and k < CHUNK <= len(row):
-            limit = _reached_by(row, k, highest, tops)
+            limit = _reached_by(row, bias, k, highest, tops)
         if limit == _LOWEST:
             while count < k and start < len(row):
-                score = row[start]
+                score = row[start] + bias[start]
                 nan |= score != score
                 _insert(best, at, count, score, first + start)
                 count += 1
                 start += 1
             limit = best[k - 1]
         while start < len(row):
-            part = row[start : start + CHUNK]
+            part, added = row[start : start + CHUNK], bias[start : start + CHUNK]
             hits = np.int32(1)
             if len(part) == CHUNK:
                 hits = np.int32(0)
                 for i in range(CHUNK):
-                    hits += np.int32(not part[i] <= limit)  # true for NaN, too
+                    hits += np.int32(not part[i] + added[i] <= limit)  # true for NaN, too
             if hits:
                 for i in range(len(part)):
-                    score = part[i]
+                    score = part[i] + added[i]
                     if not score <= limit:
                         nan |= score != score
                         if score > limit:
@@ -58,17 +58,18 @@ def select(scores, first, k, values, places, counts):
 
 
 @numba.njit(inline="always")
-def _reached_by(row, k, highest, tops):
+def _reached_by(row, bias, k, highest, tops):
     """The number below the k-th highest of the maxima of the scores `CHUNK` apart: at least k scores are above it.
 
     Any number where there is a NaN, which `select` finds whatever the bound.
     """
     for i in range(CHUNK):
-        tops[i] = row[i]
+        tops[i] = row[i] + bias[i]
     for start in range(CHUNK, len(row) - CHUNK + 1, CHUNK):
-        part = row[start : start + CHUNK]
+        part, added = row[start : start + CHUNK], bias[start : start + CHUNK]
         for i in range(CHUNK):
-            tops[i] = part[i] if part[i] > tops[i] else tops[i]
+            score = part[i] + added[i]
+            tops[i] = score if score > tops[i] else tops[i]
     count = 0
     for top in tops:
         if count < k or top > highest[k - 1]:

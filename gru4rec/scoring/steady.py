@@ -11,9 +11,10 @@ import torch
 
 from gru4rec.model.encode import Start, final
 from gru4rec.model.network import GRU4Rec, forward, input_rows, zero_states
-from gru4rec.scoring.topk import COLUMNS, Assortment
+from gru4rec.scoring.topk import COLUMNS, Assortment, best_items
 from gru4rec.sessions.prepared import Sessions
 
+K = 20
 _ROWS = {"cpu": 64, "cuda": 4096}
 _TIMES = (1, 2, 3, 5, 16)  # so many multiples are compared with all rows at once
 
@@ -27,7 +28,7 @@ def rows(model: GRU4Rec) -> int:
 def steady(model: GRU4Rec, within: Assortment) -> bool:
     """Whether rows come to the same bits in batches of any multiple of `rows`: tried on this machine, takes some 10 ms.
 
-    Both the network and the products with the rows of items are tried, and clicks given at once or one after another.
+    Both the network and the ranking of items are tried, and clicks given at once or one after another.
     """
     settings, multiple = model.hyperparameters, rows(model)
     most = multiple * max(_TIMES)
@@ -35,12 +36,15 @@ def steady(model: GRU4Rec, within: Assortment) -> bool:
     items = torch.randint(model.item_count, (most,), generator=generator).to(model.device)
     states = [torch.rand(state.shape, generator=generator).to(model.device) for state in zero_states(settings, most)]
     starts = {0, (len(within.table) - 1) // COLUMNS * COLUMNS}  # of the first block of items, and of the last one
-    blocks = [(within.bias[at : at + COLUMNS], within.table[at : at + COLUMNS].t()) for at in sorted(starts)]
+    blocks = [
+        Assortment(None, within.table[at : at + COLUMNS], within.bias[at : at + COLUMNS]) for at in sorted(starts)
+    ]
 
     def figures(first: int, count: int) -> list[torch.Tensor]:
         part = slice(first, first + count)
         new, output, _ = forward(settings, model.dense, input_rows(model, items[part]), [one[part] for one in states])
-        return [*new, *(torch.addmm(bias, output, table) for bias, table in blocks)]
+        ranked = [best_items(model, output, K, within=block, multiple=multiple) for block in blocks]
+        return [*new, *(values for values, _ in ranked)]
 
     whole = figures(0, most)
     for times in _TIMES:

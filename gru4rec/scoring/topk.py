@@ -128,6 +128,7 @@ def best_items(
     k = min(k, count)
     fused = select is not None and fits(output) and k <= LONGEST
     columns = min(count, COLUMNS) if fused else count
+    bias = within.bias.contiguous().numpy() if fused else np.zeros(0, np.float32)
     if block is None:
         budget = CACHE_BYTES if fused else SCORE_BYTES.get(model.device.type, SCORE_BYTES["cpu"])
         block = max(1, budget // (4 * columns))
@@ -152,10 +153,10 @@ def best_items(
         for start in range(0, count, columns):
             stop = min(start + columns, count)
             part = space[: len(given) * (stop - start)].view(len(given), -1)
-            torch.addmm(within.bias[start:stop], given, within.table[start:stop].t(), out=part)
+            torch.mm(given, within.table[start:stop].t(), out=part)  # with the bias, it would take a seventh longer
             part = part[:rows]
             _ban(part, out, start)
-            nan |= select(part.numpy(), start, k, values.numpy(), places.numpy(), counts)
+            nan |= select(part.numpy(), bias[start:stop], start, k, values.numpy(), places.numpy(), counts)
         if nan:
             raise ValueError("scores contain NaN")
         found.append((values, places))
