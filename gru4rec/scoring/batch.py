@@ -179,9 +179,11 @@ def _connect(stack: contextlib.ExitStack, verbose: bool) -> None:
 
 def _pieces(job: Job, work: Work, cut: list[list[source.Span]], with_ray: bool) -> Iterator[Outcome]:
     if with_ray and cut:
+        from gru4rec import ray_metrics
         from gru4rec.scoring import pool
 
-        yield from pool.score(job.settings, job.loaded.model, work, cut)
+        outcomes = pool.score(job.settings, job.loaded.model, work, cut)
+        yield from ray_metrics.of_scoring(outcomes, job.settings.date or job.name, job.found.rows)
         return
     before = torch.get_num_threads()
     torch.set_num_threads(job.settings.threads)

@@ -1,12 +1,13 @@
 """The train job: data (simulated where none is given), training on Ray, MLflow run, registered version, a table."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from gru4rec import cli, config, on_ray, storage
+from gru4rec import cli, config, on_ray, ray_metrics, storage
 from gru4rec.config import Train
 from gru4rec.errors import InputError
 from gru4rec.evaluation.report import comparison
@@ -16,7 +17,7 @@ from gru4rec.tracking import model_card, registry, runs
 from gru4rec.training import run_folder
 from gru4rec.training.describe import describe
 from gru4rec.training.loop import MODEL
-from gru4rec.training.on_ray import fit, parameters
+from gru4rec.training.on_ray import News, fit, parameters
 from gru4rec.training.progress import Finished
 from gru4rec.training.record import record
 from gru4rec.training.run_folder import Run
@@ -52,8 +53,11 @@ def train(settings: Train) -> dict[str, Any]:
         status = "FAILED"
         try:
             _log_report(run, prepared)
-            with Watcher(console, settings.epochs, splits["train"]["transitions"], run.run_id) as watcher:
-                trained = fit(settings, prepared.folder, run.folder, watcher, run.start if settings.warm_start else "")
+            transitions = splits["train"]["transitions"]
+            told = ray_metrics.of_training(run.name, transitions)
+            with Watcher(console, settings.epochs, transitions, run.run_id) as watcher:
+                watch = partial(_each, (watcher, told))
+                trained = fit(settings, prepared.folder, run.folder, watch, run.start if settings.warm_start else "")
             model = storage.join(run.folder, MODEL)
             console.print("ranking the test split once more, for intervals and baselines")
             facts = describe(settings, prepared, trained, model)
@@ -87,6 +91,11 @@ def train(settings: Train) -> dict[str, Any]:
     }
     run.finish(result)
     return result
+
+
+def _each(listeners: Sequence[Callable[[News], None]], news: News) -> None:
+    for listener in listeners:
+        listener(news)
 
 
 def _begun(begun: Run | None, settings: Train, prepared: Prepared, old: str) -> Run:

@@ -52,6 +52,7 @@ class News:
     workers: int = 0
     done: tuple[Done, ...] = ()
     said: tuple[str, ...] = ()  # for a person, in order
+    checkpoint: str = ""  # the newest
 
 
 @ray.remote(num_cpus=0)
@@ -80,7 +81,7 @@ class NoticeBoard:
         if self._seen != (workers, checkpoint):
             self._starts = 1
         self._seen = workers, checkpoint
-        self._news = replace(self._news, stage="training", epoch=len(done), point=Point(), workers=workers, done=done)
+        self._news = News("training", len(done), Point(), workers, done, self._news.said, checkpoint)
 
     def progress(self, epoch: int, point: Point) -> None:
         self._news = replace(self._news, stage="training", epoch=epoch, point=point)
@@ -90,6 +91,7 @@ class NoticeBoard:
 
     def committed(self, checkpoint: str) -> None:
         self._starts = 1
+        self._news = replace(self._news, checkpoint=checkpoint)
 
     def stage(self, name: str) -> None:
         self._news = replace(self._news, stage=name)

@@ -90,6 +90,12 @@ def _command(pid: int) -> str:
         return ""
 
 
+def parent(process: Process) -> int:
+    """The number of the process that started it, or that it was left to; 0 where it does not live."""
+    found = _stat(process.pid)
+    return found[0] if found and found[1] == process.began else 0
+
+
 def signalled(process: Process, number: int) -> bool:
     """Send it, if the process still is the one that was meant; whether it was."""
     if not _lives(process):

@@ -1,18 +1,23 @@
 """Nodes that die and nodes that join."""
 
+import itertools
 import time
+from pathlib import Path
 
 import pytest
 from chaos.checks import same
 from chaos.cluster import Cluster
+from chaos.processes import Process, parent
+from chaos.scoring import Inputs, ScoreJob
 
 pytestmark = pytest.mark.chaos
+_NUMBERS = itertools.count()
 
 
 @pytest.fixture
-def cluster(place, request):
+def cluster(place):
     """Three nodes: the driver's, and two with room for a worker each."""
-    made = Cluster(place / ("c1" if "fewer" in request.node.name else "c2"), "ab")
+    made = Cluster(place / f"c{next(_NUMBERS)}n", "ab")
     yield made
     assert made.close() == []
 
@@ -22,6 +27,42 @@ def nothing_left(cluster: Cluster) -> None:
     while cluster.family.alive("ray::RayTrainWorker") or cluster.placement_groups():
         assert time.monotonic() < deadline, f"{cluster.placement_groups()} placement groups"
         time.sleep(1)
+
+
+def nodes_of(processes: list[Process]) -> int:
+    """On how many nodes they are: a node's raylet is the parent of all its workers."""
+    return len({parent(process) for process in processes})
+
+
+def test_a_model_is_trained_and_its_lists_are_made_while_nodes_die(
+    start, undisturbed, place, data, moments, inject, cluster
+):
+    job = start(cluster=cluster)
+    job.until_trained(moments.uniform(0, 0.6) * undisturbed.steps)
+    job.until(lambda: len(job.workers()) == 2 == nodes_of(job.workers()))
+    cluster.kill("a")
+    inject(f"one of the two nodes with workers killed after step {job.steps()}")
+    cluster.add("c")
+    same(job, undisturbed)
+
+    inputs = Inputs(Path(data.folder) / "train", {"new": job.run / "model"}, {}, place)
+    calm = ScoreJob(place / "n-calm", inputs)
+    lists = ScoreJob(place / "n-lists", inputs, cluster=cluster)
+    try:
+        calm.start()
+        assert calm.end() == 0, calm.errors[-3000:]
+        inputs.expected["new"] = calm.digest()
+        pieces = calm.parts() or calm.result()["files"]
+        lists.start()
+        lists.until(lambda: nodes_of(lists.actors()) == 2 and lists.parts() >= moments.uniform(0, 0.5) * pieces)
+        cluster.kill("b")
+        inject(f"one of the two nodes with actors killed after {lists.parts()} of {pieces} parts")
+        assert lists.end() == 0, lists.errors[-3000:]
+        assert lists.whole() == "new"
+    finally:
+        for one in (calm, lists):
+            one.close()
+            one.remove()
 
 
 def test_a_node_is_replaced_and_the_driver_too(start, undisturbed, moments, inject, cluster):

@@ -1,0 +1,53 @@
+"""`ray job submit` as the README has it, to a head node that asks for a token."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from cluster.head import Head, result
+
+from gru4rec.config import Simulate
+from gru4rec.sessions.simulate import simulate
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def place():
+    folder = Path(tempfile.mkdtemp(prefix="head-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head(place):
+    made = Head(place / "h", token="a1b2c3d4" * 8)
+    yield made
+    assert made.close() == []
+
+
+def test_a_job_succeeds_and_its_log_ends_with_the_result(head, place):
+    clicks, out = place / "clicks", place / "prepared"
+    simulate(Simulate(out=str(clicks), sessions=500, items=40), str(clicks))
+    done = head.submit(f"python jobs/prepare.py --clicks {clicks} --out {out} --no-report")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert result(done.stdout)["sessions"] == 500
+    assert (out / "prepare.json").is_file()
+    assert "succeeded" in done.stdout
+
+
+def test_a_job_that_fails_says_why_in_one_line_of_its_log(head, place):
+    ended = head.submit_by_client(f"python jobs/train.py --data {place}/nothing --storage {place}/runs", {})
+    assert ended["status"] == "FAILED"
+    errors = [line for line in ended["logs"].splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"{place}/nothing" in errors[0]
+    assert "Traceback" not in ended["logs"]
+    assert not (place / "runs").exists()
+
+
+def test_who_does_not_know_the_token_is_refused(head):
+    done = head.submit("python jobs/prepare.py --help", env={"RAY_AUTH_TOKEN": "another one"})
+    assert done.returncode == 1
+    assert "usage:" not in done.stdout

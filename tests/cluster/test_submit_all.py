@@ -1,0 +1,118 @@
+"""Every job through `ray job submit` and through JobSubmissionClient, with token authentication on and off."""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import mlflow
+import pyarrow.parquet as pq
+import pytest
+from cluster.head import ROOT, Head, result
+
+from gru4rec.config import Simulate
+from gru4rec.sessions.simulate import simulate
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+QUICK = "--layers 16 --n-sample 64 --batch-size 16 --epochs 2 --learning-rate 0.1"
+SPACE = """
+layers = [16]
+n_sample = 64
+batch_size = 16
+learning_rate = { low = 0.05, high = 0.2, log = true }
+"""
+
+
+@pytest.fixture
+def place():
+    folder = Path(tempfile.mkdtemp(prefix="jobs-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["cli", "client"])
+def way(request):
+    return request.param
+
+
+@pytest.fixture(params=["a1b2c3d4" * 8, ""], ids=["token", "no token"])
+def head(request, place):
+    made = Head(place / "h", token=request.param)
+    yield made
+    assert made.close() == []
+
+
+@pytest.fixture
+def submit(head, way, place):
+    """A function that runs a command as a job and gives its last status and its log."""
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
+
+    def submitted(entrypoint: str) -> tuple[str, str]:
+        if way == "client":
+            ended = head.submit_by_client(entrypoint, variables)
+            return ended["status"], ended["logs"]
+        done = head.submit(entrypoint, variables=variables)
+        name = re.search(r"Job '(raysubmit_\w+)'", done.stdout)[1]
+        status = head.job_status(name)
+        assert (status == "SUCCEEDED") == (done.returncode == 0)
+        return status, done.stdout
+
+    return submitted
+
+
+def succeeded(submit, command: str) -> dict:
+    status, log = submit(command)
+    assert status == "SUCCEEDED", log[-3000:]
+    return result(log)
+
+
+def test_from_clicks_to_a_champion_s_lists(submit, place):
+    before = sorted(os.listdir(ROOT))
+    clicks, data, storage = place / "clicks", place / "data", place / "storage"
+    simulate(Simulate(out=str(clicks), sessions=2000, items=100), str(clicks))
+    prepared = succeeded(submit, f"python jobs/prepare.py --clicks {clicks} --out {data} --valid-days 1")
+    assert prepared["sessions"] == 2000
+
+    train = f"python jobs/train.py --data {data} --storage {storage} {QUICK} --workers 2 --run-name"
+    trained = succeeded(submit, f"{train} first")
+    assert (trained["model_version"], trained["workers"]) == ("1", 2)
+    again = succeeded(submit, f"{train} first")
+    assert again == trained
+
+    (place / "space.toml").write_text(SPACE)
+    found = succeeded(
+        submit,
+        f"python jobs/tune.py --data {data} --storage {storage} --space {place}/space.toml --trials 3 --epochs 1 "
+        "--seeds 20 --run-name small --parallel 2",
+    )
+    assert found["trials"]
+
+    model = "models:/gru4rec/1"
+    report = f"--report {place}/report.html"
+    evaluated = succeeded(submit, f"python jobs/evaluate.py --model {model} --data {data} --baselines markov {report}")
+    assert evaluated["metrics"][model]["recall_at_20"] == pytest.approx(trained["recall_at_20"], abs=1e-4)
+
+    compared = succeeded(
+        submit, f"python jobs/compare.py --models {model} models:/gru4rec/2 --data {data} --promote {report}"
+    )
+    mlflow.set_tracking_uri(f"sqlite:///{place}/mlflow.db")
+    champion = mlflow.MlflowClient().get_model_version_by_alias("gru4rec", "champion")
+    assert compared["promoted"]
+    assert champion.version in ("1", "2")
+
+    score = f"python jobs/score.py --model models:/gru4rec@champion --sessions {data}/test --out {place}/lists"
+    scored = succeeded(submit, f"{score} --date 2026-11-22")
+    assert scored["model_version"] == champion.version
+    assert scored["sessions_in"] == scored["sessions_out"] > 0
+    files = list((place / "lists" / "date=2026-11-22").glob(f"{scored['result']}/part*.parquet"))
+    assert sum(pq.read_metadata(file).num_rows for file in files) == scored["sessions_out"]
+
+    status, log = submit(f"{score} --date tomorrow")
+    assert status == "FAILED"
+    (error,) = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: --date: a date such as")
+    assert sorted(os.listdir(ROOT)) == before
+    known = {"h", "clicks", "data", "storage", "space.toml", "report.html", "lists", "mlflow.db", "mlartifacts"}
+    assert set(os.listdir(place)) <= known
