@@ -41,7 +41,7 @@ def needs(block: str) -> list[str]:
     return [what for word, what in ELSEWHERE.items() if word in block]
 
 
-@pytest.mark.parametrize(("name", "count"), [("README.md", 9), ("cluster/README.md", 2)])
+@pytest.mark.parametrize(("name", "count"), [("README.md", 8), ("cluster/README.md", 2)])
 def test_most_commands_can_be_run_here(name, count):
     assert sum(not needs(block) for block in blocks(name)) >= count
 
@@ -138,7 +138,7 @@ def results(printed: str) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_commands_of_the_readme(project, tmp_path):
-    folder, environment = project
+    folder, _ = project
     given = [block for block in blocks("README.md") if not needs(block)]
 
     def take(word: str) -> str:
@@ -187,7 +187,7 @@ def test_the_commands_of_the_readme(project, tmp_path):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_commands_of_the_guide_to_clusters(project):
-    folder, environment = project
+    folder, _ = project
     run("pip install -q -e .", project)
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")

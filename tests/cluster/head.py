@@ -37,7 +37,7 @@ class Head:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "home").mkdir()
-        ports = _free_ports(6)
+        ports = free_ports(6)
         self.address, self.metrics_port = f"http://127.0.0.1:{ports[1]}", ports[2]
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "PYTHONPATH"))
@@ -75,7 +75,7 @@ class Head:
             )
         self.family = Family(self._process.pid)
         try:
-            self._wait()
+            wait_for(f"{self.address}/api/gcs_healthz", self._process, folder / "head.log")
         except BaseException:
             self.close()
             raise
@@ -115,14 +115,16 @@ class Head:
             command, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900, **options
         )
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 120
-        while True:
-            assert self._process.poll() is None, (self.folder / "head.log").read_text()[-3000:]
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/api/gcs_healthz", timeout=5):  # noqa: S310
-                return
-            assert time.monotonic() < deadline, (self.folder / "head.log").read_text()[-3000:]
-            time.sleep(0.2)
+
+def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+    """Until a server answers; fails with the end of its log where it ends before."""
+    deadline = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, log.read_text()[-3000:]
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):  # noqa: S310
+            return
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.2)
 
 
 def result(log: str) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def result(log: str) -> dict[str, Any]:
     return json.loads([line for line in log.splitlines() if line.startswith("{")][-1])
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens at, all of them held until all are found."""
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]

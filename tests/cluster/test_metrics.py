@@ -53,7 +53,8 @@ def test_a_training_and_a_night_are_seen(head):
     train = "python jobs/train.py --sessions 40000 --items 2000 --epochs 4 --workers 2 --checkpoint-minutes 0.1"
     done = head.submit(f"{train} --storage {place}/runs --model-out {place}/model", variables=variables)
     assert done.returncode == 0, done.stdout[-3000:]
-    score = f"python jobs/score.py --model {place}/model --sessions {place}/runs/simulated-*/prepared/train"
+    (sessions,) = place.glob("runs/simulated-*/prepared/train")
+    score = f"python jobs/score.py --model {place}/model --sessions {sessions}"
     done = head.submit(f"{score} --out {place}/lists --date 2026-11-22", variables=variables)
     assert done.returncode == 0, done.stdout[-3000:]
     prometheus.close()

@@ -3,13 +3,15 @@
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import mlflow
 import pyarrow.parquet as pq
 import pytest
-from cluster.head import ROOT, Head, result
+from chaos.processes import Family
+from cluster.head import ROOT, Head, free_ports, result, wait_for
 
 from gru4rec.config import Simulate
 from gru4rec.sessions.simulate import simulate
@@ -45,9 +47,38 @@ def head(request, place):
 
 
 @pytest.fixture
-def submit(head, way, place):
+def tracking(way, place, head):
+    """A store's address: a file, and for the client a server as that of the manifests, but without Postgres and S3."""
+    store = f"sqlite:///{place}/mlflow.db"
+    if way == "cli":
+        yield store
+        return
+    (port,) = free_ports(1)
+    server = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--serve-artifacts"]
+    with open(place / "server.log", "w") as log:
+        process = subprocess.Popen(
+            [*server, "--artifacts-destination", str(place / "mlartifacts"), "--allowed-hosts", "localhost:*"],
+            env={**head.environment, "MLFLOW_BACKEND_STORE_URI": store},
+            cwd=place,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    family = Family(process.pid)
+    try:
+        wait_for(f"http://localhost:{port}/health", process, place / "server.log")
+        yield f"http://localhost:{port}"
+    finally:
+        process.terminate()
+        family.left(20)
+        family.kill()
+        process.wait()
+
+
+@pytest.fixture
+def submit(head, way, tracking):
     """A function that runs a command as a job and gives its last status and its log."""
-    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
+    variables = {"MLFLOW_TRACKING_URI": tracking}
 
     def submitted(entrypoint: str) -> tuple[str, str]:
         if way == "client":
@@ -68,7 +99,7 @@ def succeeded(submit, command: str) -> dict:
     return result(log)
 
 
-def test_from_clicks_to_a_champion_s_lists(submit, place):
+def test_from_clicks_to_a_champion_s_lists(submit, place, tracking):
     before = sorted(os.listdir(ROOT))
     clicks, data, storage = place / "clicks", place / "data", place / "storage"
     simulate(Simulate(out=str(clicks), sessions=2000, items=100), str(clicks))
@@ -97,8 +128,7 @@ def test_from_clicks_to_a_champion_s_lists(submit, place):
     compared = succeeded(
         submit, f"python jobs/compare.py --models {model} models:/gru4rec/2 --data {data} --promote {report}"
     )
-    mlflow.set_tracking_uri(f"sqlite:///{place}/mlflow.db")
-    champion = mlflow.MlflowClient().get_model_version_by_alias("gru4rec", "champion")
+    champion = mlflow.MlflowClient(tracking).get_model_version_by_alias("gru4rec", "champion")
     assert compared["promoted"]
     assert champion.version in ("1", "2")
 
@@ -114,5 +144,7 @@ def test_from_clicks_to_a_champion_s_lists(submit, place):
     (error,) = [line for line in log.splitlines() if line.startswith("error: ")]
     assert error.startswith("error: --date: a date such as")
     assert sorted(os.listdir(ROOT)) == before
-    known = {"h", "clicks", "data", "storage", "space.toml", "report.html", "lists", "mlflow.db", "mlartifacts"}
+    known = {"h", "clicks", "data", "storage", "space.toml", "report.html", "lists", "mlflow.db", "mlartifacts"} | {
+        "server.log"
+    }
     assert set(os.listdir(place)) <= known
