@@ -153,7 +153,11 @@ def test_the_commands_of_the_readme(project, tmp_path):
     printed = take("jobs/simulate.py")
     assert (folder / "clicks").is_dir(), printed
     prepared, trained, evaluated, scored, compared = results(take("jobs/evaluate.py"))
-    assert prepared["rejected"] == 0
+    # what the README says of them
+    assert [prepared[key] for key in ("rows_in", "train_sessions", "items")] == [100_676, 16_578, 1_000]
+    assert [trained["recall_at_20"], trained["mrr_at_20"]] == pytest.approx([0.549, 0.111], abs=0.01)
+    assert trained["baselines"]["markov"]["recall_at_20"] == pytest.approx(0.404, abs=0.001)
+    assert scored["sessions_out"] == 1_226
     assert trained["model_version"] == "2"
     assert evaluated["predictions"] == trained["predictions"]
     assert scored["sessions_in"] == scored["sessions_out"]

@@ -91,10 +91,10 @@ def run(job: Job) -> Done:
     """
     if before := _unchanged(job):
         return before
-    with lock.held(job.place) as check:
+    with lock.held(job.place) as check, contextlib.ExitStack() as stack:
         if before := _unchanged(job):
             return before
-        return _make(job, check)
+        return _make(job, check, stack)
 
 
 def _unchanged(job: Job) -> Done | None:
@@ -104,7 +104,8 @@ def _unchanged(job: Job) -> Done | None:
     return None
 
 
-def _make(job: Job, check_lock: Any) -> Done:
+def _make(job: Job, check_lock: Any, stack: contextlib.ExitStack) -> Done:
+    """Ray, where it is needed, is connected until the `stack` ends."""
     settings, cut = job.settings, source.pieces(job.found)
     work = Work(
         folder=storage.join(job.place, job.name),
@@ -126,14 +127,13 @@ def _make(job: Job, check_lock: Any) -> Done:
         storage.make_folder(work.folder)
     except OSError as error:
         raise GRU4RecError(f"{storage.shown(work.folder)}: cannot be made: {error}") from error
-    with contextlib.ExitStack() as stack:
-        with_ray = len(cut) > PIECES_HERE or settings.gpus_per_actor > 0
-        if with_ray:
-            _connect(stack, settings.verbose)
-        total = _total(_pieces(job, work, cut, with_ray), job.found.rows, len(work.items))
-        scoring_seconds = time.monotonic() - started
-        names = [part.name for part in total.parts]
-        distinct = _distinct(work.folder, names, job.found.rows, with_ray)
+    with_ray = len(cut) > PIECES_HERE or settings.gpus_per_actor > 0
+    if with_ray:
+        _connect(stack, settings.verbose)
+    total = _total(_pieces(job, work, cut, with_ray), job.found.rows, len(work.items))
+    scoring_seconds = time.monotonic() - started
+    names = [part.name for part in total.parts]
+    distinct = _distinct(work.folder, names, job.found.rows, with_ray)
     try:
         shown = _exposure(job, work, total.exposure)
     except OSError as error:
@@ -143,6 +143,10 @@ def _make(job: Job, check_lock: Any) -> Done:
     before = _yesterday(job, total.exposure)
     rejected = max(figures["rejected"] / max(job.found.rows, 1), len(job.found.skipped) / max(job.found.count, 1))
     checks += gates.sane(settings, figures["rows"], figures["fallback"], rejected, shown["rows"], before)
+    if with_ray:
+        from gru4rec import ray_metrics
+
+        ray_metrics.gates(checks, _shown_as(job))
     content = _describe(job, work, total, shown, checks, distinct, time.monotonic() - started)
     gates.refuse(checks, content)
     check_lock()
@@ -177,13 +181,18 @@ def _connect(stack: contextlib.ExitStack, verbose: bool) -> None:
     stack.enter_context(on_ray.without_explained_lines(verbose))
 
 
+def _shown_as(job: Job) -> str:
+    """What Prometheus calls this run."""
+    return job.settings.date or job.name
+
+
 def _pieces(job: Job, work: Work, cut: list[list[source.Span]], with_ray: bool) -> Iterator[Outcome]:
     if with_ray and cut:
         from gru4rec import ray_metrics
         from gru4rec.scoring import pool
 
         outcomes = pool.score(job.settings, job.loaded.model, work, cut)
-        yield from ray_metrics.of_scoring(outcomes, job.settings.date or job.name, job.found.rows)
+        yield from ray_metrics.of_scoring(outcomes, _shown_as(job), job.found.rows)
         return
     before = torch.get_num_threads()
     torch.set_num_threads(job.settings.threads)

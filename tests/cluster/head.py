@@ -38,7 +38,7 @@ class Head:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "home").mkdir()
         ports = free_ports(6)
-        self.address, self.metrics_port = f"http://127.0.0.1:{ports[1]}", ports[2]
+        self.address, self.gcs, self.metrics_port = f"http://127.0.0.1:{ports[1]}", f"127.0.0.1:{ports[0]}", ports[2]
         self.environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "PYTHONPATH"))
         }
@@ -97,7 +97,7 @@ class Head:
     def job_status(self, name: str) -> str:
         """What `ray job status` says of a job."""
         done = self._run(["ray", "job", "status", name])
-        return re.findall(r"PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED", done.stdout + done.stderr)[0]
+        return re.findall(r"pending|running|stopped|succeeded|failed", done.stdout + done.stderr)[0].upper()
 
     def close(self) -> list[str]:
         """End it; what is left of it."""

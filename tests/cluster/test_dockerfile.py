@@ -1,5 +1,6 @@
 """The Dockerfile, without a container engine: its form, and its install steps in a clean virtual environment."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -65,7 +66,8 @@ def test_its_install_steps_in_a_clean_virtual_environment(tmp_path):
     venv, place = tmp_path / "venv", tmp_path / "opt"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     place.mkdir()
-    environment = {"PATH": f"{venv}/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_", "HTTP", "http"))}
+    environment |= {"PATH": f"{venv}/bin:/usr/bin:/bin", "HOME": str(tmp_path)}
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     given = {"PYTHON": version, "TORCH_INDEX": "https://pypi.org/simple"}  # torch's own index may not be within reach
     for name, argument in steps():

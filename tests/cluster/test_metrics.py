@@ -35,8 +35,11 @@ class Prometheus:
 
     def _read(self) -> None:
         while not self._over.wait(1):
-            with urllib.request.urlopen(self._url, timeout=10) as answer:  # noqa: S310
-                text = answer.read().decode()
+            try:
+                with urllib.request.urlopen(self._url, timeout=10) as answer:  # noqa: S310
+                    text = answer.read().decode()
+            except OSError:  # the node's agent is not there yet
+                continue
             for name, labels, value in re.findall(r"^ray_(gru4rec_\w+)\{(.*)\} (\S+)$", text, re.M):
                 gate = re.search(r'gate="(\w+)"', labels)
                 self.seen.setdefault(f"{name} {gate[1]}" if gate else name, []).append(float(value))

@@ -29,10 +29,10 @@ def head(place):
 
 def test_a_job_succeeds_and_its_log_ends_with_the_result(head, place):
     clicks, out = place / "clicks", place / "prepared"
-    simulate(Simulate(out=str(clicks), sessions=500, items=40), str(clicks))
+    made = simulate(Simulate(out=str(clicks), sessions=500, items=40), str(clicks))
     done = head.submit(f"python jobs/prepare.py --clicks {clicks} --out {out} --no-report")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert result(done.stdout)["sessions"] == 500
+    assert result(done.stdout)["rows_in"] == made["clicks"]
     assert (out / "prepare.json").is_file()
     assert "succeeded" in done.stdout
 
