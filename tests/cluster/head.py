@@ -75,7 +75,8 @@ class Head:
             )
         self.family = Family(self._process.pid)
         try:
-            wait_for(f"{self.address}/api/gcs_healthz", self._process, folder / "head.log")
+            # The agent, which starts jobs, is there last.
+            wait_for(f"http://127.0.0.1:{ports[3]}/api/local_raylet_healthz", self._process, folder / "head.log")
         except BaseException:
             self.close()
             raise

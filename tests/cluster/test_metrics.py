@@ -68,5 +68,4 @@ def test_a_training_and_a_night_are_seen(head):
     assert set(seen["gru4rec_train_workers"]) <= {0, 2}
     assert all(0 <= value <= 1 for value in seen["gru4rec_train_wait_share"])
     assert max(seen["gru4rec_train_checkpoint_age_seconds"]) > 0
-    assert max(seen["gru4rec_score_sessions_done"]) > 0
-    print(sorted(seen))
+    assert max(seen["gru4rec_score_sessions_done"]) > 0  # gates are told last, and may come after the last look
