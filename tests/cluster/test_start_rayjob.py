@@ -32,6 +32,8 @@ class Kubernetes(BaseHTTPRequestHandler):
             return self._answer(404, {})
         if name.endswith("-ray") and kind.states:
             kind.rayjobs[name]["status"] = kind.states.pop(0)
+            if kind.rayjobs[name]["status"] is None:  # it was deleted
+                return self._answer(404, {})
         return self._answer(200, kind.rayjobs[name])
 
     def do_POST(self) -> None:
@@ -78,7 +80,9 @@ def kubernetes(tmp_path):
 def start(kubernetes, name: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "KUBERNETES": kubernetes.address, "SERVICE_ACCOUNT": str(kubernetes.place), "EVERY_S": "0.01"}
     env |= {"JOB_NAME": name, "JOB_UID": "u-1"}
-    return subprocess.run([sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "rayClusterName": "c1"}
@@ -126,10 +130,7 @@ def test_kubernetes_is_asked_again_and_what_is_missing_is_said(kubernetes):
 
 def test_a_rayjob_that_is_deleted_while_it_runs(kubernetes):
     kubernetes.rayjobs["train-x-ray"] = {"status": RUNNING}
-    kubernetes.states = [RUNNING]
-    timer = threading.Timer(0.3, lambda: kubernetes.rayjobs.pop("train-x-ray"))
-    timer.start()
+    kubernetes.states = [RUNNING, None]
     done = start(kubernetes, "train-x")
-    timer.join()
     assert done.returncode == 1
     assert done.stderr.startswith("error: RayJob train-x-ray: status 404: was it deleted?")
