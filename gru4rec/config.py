@@ -688,7 +688,7 @@ class Bench(Common):
     seconds: float = setting(3.0, "Seconds of each measurement.", gt=0)
     repeats: int = setting(3, "Measurements of each, taken in turn.", ge=1)
     threads: int = setting(1, "CPU threads (scaling: of each worker).", ge=1)
-    device: Literal["cpu", "cuda"] = setting("cpu", "Device.")
+    device: Literal["cpu", "cuda"] = setting("cpu", "Device; score on cuda: the engine alone, without Ray and files.")
     gpu_step_us: float = setting(
         100.0, "Scaling: a GPU's step in microseconds, assumed, not measured, for what many GPUs would do.", gt=0
     )

@@ -1,4 +1,4 @@
-"""Speed as ratios against named alternatives, in one run; see --help. Only `prepare` and `score` need Ray."""
+"""Speed as ratios against named alternatives, in one run; see --help. Only `prepare` and, on CPUs, `score` need Ray."""
 
 import sys
 from typing import Any
@@ -12,6 +12,11 @@ def run(settings: config.Bench) -> dict[str, Any]:
         from gru4rec.sessions import bench as prepare
 
         return prepare.run(settings.clicks, settings.ways, settings.repeats, settings.scratch)
+
+    if settings.what == "score" and settings.device == "cuda":
+        from gru4rec.scoring import bench_engine
+
+        return bench_engine.run(settings.catalogues, settings.sessions, settings.repeats, settings.device)
 
     if settings.what == "score":
         from gru4rec.scoring import bench as scoring

@@ -7,7 +7,7 @@ ENGINE = """
 import gru4rec.model.encode, gru4rec.model.losses, gru4rec.model.negatives, gru4rec.model.network
 import gru4rec.training.trainer, gru4rec.training.exchange
 import gru4rec.evaluation.ranking, gru4rec.evaluation.baselines
-import gru4rec.scoring.topk
+import gru4rec.scoring.topk, gru4rec.scoring.bench_engine
 """
 
 ALLOWED_ONLY = """

@@ -93,8 +93,9 @@ def final(model: GRU4Rec, sessions: Sessions, start: Start | None = None, multip
 def _step(model: GRU4Rec, states: list[Tensor], rows: np.ndarray, items: np.ndarray, multiple: int) -> list[Tensor]:
     """The states after a click on `items` [n] from the `rows` [n] of states, n rows each."""
     new = [torch.empty(len(rows), state.shape[1], device=model.device) for state in states]
-    for first in range(0, len(rows), ROWS):
-        part = slice(first, first + ROWS)
+    size = max(ROWS, multiple)
+    for first in range(0, len(rows), size):
+        part = slice(first, first + size)
         at, clicked = (_padded(torch.from_numpy(found[part]), multiple).to(model.device) for found in (rows, items))
         before = [state.index_select(0, at) for state in states]
         after = forward(model.hyperparameters, model.dense, input_rows(model, clicked), before)[0]

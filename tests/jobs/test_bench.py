@@ -9,6 +9,7 @@ import pytest
 from gru4rec import cli, config
 from gru4rec.evaluation import bench
 from gru4rec.scoring import bench as scoring
+from gru4rec.scoring import bench_engine
 
 
 @pytest.fixture
@@ -67,3 +68,9 @@ def test_bench_of_prepare_reports_time_and_memory_of_each_way(job, capsys, tmp_p
     assert 0 < sum(stage["seconds"] for stage in ours["stages"].values()) == pytest.approx(ours["seconds"]["median"])
     assert "| pandas |" in shown.err
     assert not list(tmp_path.iterdir())
+
+
+def test_bench_of_the_engine_alone():
+    found = bench_engine.run([300], 2000, 1, "cpu")
+    assert found["rows"][0]["sessions"] == 2000
+    assert found["rows"][0]["sessions_per_second"]["median"] > 0
