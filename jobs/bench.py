@@ -8,6 +8,12 @@ from gru4rec.errors import InputError
 
 
 def run(settings: config.Bench) -> dict[str, Any]:
+    if settings.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no GPU here")
+
     if settings.what == "prepare":
         from gru4rec.sessions import bench as prepare
 
