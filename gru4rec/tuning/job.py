@@ -15,7 +15,7 @@ from gru4rec.config import Hyperparameters, Tune
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import registry, runs
-from gru4rec.tuning import records, space, tracked, winner
+from gru4rec.tuning import records, space, tracked, trial, winner
 from gru4rec.tuning import report as page
 from gru4rec.tuning.space import Space
 from gru4rec.tuning.trials import Trial, best
@@ -43,11 +43,12 @@ def tune(settings: Tune) -> dict[str, Any]:
         f"search {name}: {settings.trials} trials of up to {settings.epochs} epochs, {settings.algorithm}"
         + (f"; going on after {ended}" if ended else f"; if it is interrupted: --resume {name}")
     )
-    status = "FAILED"
     runs.reopen(kept["run_id"])
     try:
         with on_ray.connected(settings.verbose):
-            progress = _Progress(console, settings, trials, tracked.Tracked(kept["run_id"], folder))
+            kept_runs = tracked.Tracked(kept["run_id"])
+            _make_good(folder, trials, kept_runs)
+            progress = _Progress(console, settings, trials, kept_runs)
             _search(settings, found, prepared, folder, trials, progress)
             first = best(trials)
             if first is None:
@@ -69,10 +70,12 @@ def tune(settings: Tune) -> dict[str, Any]:
         tracked.finish(kept["run_id"], result, html)
         result["run_id"] = kept["run_id"]
         result = json.loads(json.dumps(result, default=float))  # as whoever asks again will get it
+        records.tidy(folder)
+        runs.finish(kept["run_id"])  # first: where there is a result, nothing is left to do
         storage.write_json(storage.join(folder, records.RESULT), result)
-        status = "FINISHED"
-    finally:
-        runs.finish(kept["run_id"], status)
+    except BaseException:
+        runs.finish(kept["run_id"], "FAILED")
+        raise
     return result
 
 
@@ -108,6 +111,14 @@ def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str
     folder = records.folder_of(settings, name or run_id)
     records.begin(folder, settings, text, *data, run_id)
     return folder, records.read(folder)
+
+
+def _make_good(folder: str, trials: Mapping[int, Trial], kept: "tracked.Tracked") -> None:
+    """Do what is left to do for trials that have ended: the job may have been killed right after it wrote that down."""
+    for one in trials.values():
+        if one.ended:
+            storage.remove_folder(storage.join(records.trial_folder(folder, one.number), trial.RUN))
+            kept.trial(one)
 
 
 def _search(

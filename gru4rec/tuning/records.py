@@ -11,6 +11,8 @@ STORAGE/searches/NAME/search.json            what is searched, and how
 """
 
 import dataclasses
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from gru4rec.tuning.trials import Trial
 
 SEARCHES, SEARCH, RESULT = "searches", "search.json", "result.json"
 _FORMAT = "gru4rec search"
+_HALF = re.compile(r".+\.[0-9a-f]{32}\.(tmp|old)")  # on its way to its name, or from it
 # Settings that say what the search finds: they must not change while it goes on. More trials may be asked for.
 _WHAT = ("space", "metric", "algorithm", "scheduler", "epochs", "search_seed")
 _HOW = ("trials", "seeds", "model_name", "experiment", "tracking_uri")
@@ -131,3 +134,15 @@ def keep_curve(place: str, curve: list[float]) -> None:
 def keep_result(folder: str, trial: Trial) -> None:
     content = {"status": trial.status, "curve": list(trial.curve), "why": trial.why, "seconds": trial.seconds}
     storage.write_json(storage.join(trial_folder(folder, trial.number), RESULT), content)
+
+
+def tidy(folder: str) -> None:
+    """Remove what killed processes have left half-written. On an object store there is no such thing."""
+    if not storage.is_local(folder):
+        return
+    for place, folders, files in os.walk(storage.locate(folder)[1]):
+        for name in filter(_HALF.fullmatch, files):
+            os.unlink(os.path.join(place, name))
+        for name in list(filter(_HALF.fullmatch, folders)):
+            folders.remove(name)
+            storage.remove_folder(os.path.join(place, name))

@@ -134,6 +134,7 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
     """Run what is left of a search; all its trials have ended then. Ray must be connected."""
     settings, left = search.settings, sum(not one.ended for one in search.trials.values())
     left += max(0, settings.trials - len(search.trials))
+    storage.remove_folder(storage.join(search.folder, _TUNE))  # of a search that was killed
     if not left:
         return
     for name, value in {
@@ -180,7 +181,6 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
         ),
     )
     try:
-        storage.remove_folder(storage.join(folder, _TUNE))
         with contextlib.redirect_stdout(sys.stderr if settings.verbose else io.StringIO()):  # ours is for the result
             tuner.fit()
         storage.remove_folder(storage.join(folder, _TUNE))

@@ -12,20 +12,23 @@ _PARENT, _NUMBER = "mlflow.parentRunId", "trial"
 class Tracked:
     """Records trials below the search's run."""
 
-    def __init__(self, run_id: str, name: str) -> None:
+    def __init__(self, run_id: str) -> None:
         import mlflow
 
         client = mlflow.MlflowClient()
         self._run_id = run_id
         self._experiment = client.get_run(run_id).info.experiment_id
         self._known: set[str] = set()
-        token = None
+        token, half = None, []
         while True:
             found = client.search_runs([self._experiment], f"tags.`{_PARENT}` = '{run_id}'", page_token=token)
             self._known |= {run.data.tags.get(_NUMBER, "") for run in found if run.info.status != "RUNNING"}
+            half += [run.info.run_id for run in found if run.info.status == "RUNNING"]
             token = found.token
             if not token:
                 break
+        for one in half:  # the search was killed while it recorded this one: it is recorded anew
+            client.delete_run(one)
 
     def trial(self, one: Trial) -> None:
         """Record a trial that ended."""
@@ -42,6 +45,6 @@ class Tracked:
 def finish(run_id: str, result: Mapping[str, Any], page: str) -> None:
     """Record the whole search with its run."""
     tested = result["test"]
-    runs.log_metrics(run_id, {"valid_metric": result["best"]["value"], **tested["mean"]})
+    runs.log_missing(run_id, {"valid_metric": result["best"]["value"], **tested["mean"]})
     runs.log_json(run_id, result, "search.json")
     runs.log_text(run_id, page, "search.html")

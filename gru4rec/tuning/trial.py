@@ -3,6 +3,7 @@
 Killed anywhere, it goes on from its last checkpoint, with the same bits as undisturbed.
 """
 
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.training.exchange import Alone
-from gru4rec.training.loop import MODEL, Plan, Training
+from gru4rec.training.loop import ATTEMPT, MODEL, Plan, TakenOver, Training
 from gru4rec.training.progress import Done, Quiet
 from gru4rec.tuning import records
 
@@ -51,13 +52,13 @@ def run(
     """Train a trial in its folder `place`; a training that fails (NaN, out of memory) leaves FAILED there, with why.
 
     `settings.patience` must be on, so that each epoch is validated. The test split is never read. Raises InputError
-    for data that are damaged: no trial could do better.
+    for data that are damaged: no trial could do better; TakenOver where another process has begun on the same trial.
     """
     prepared = Prepared(data)
-    plan = Plan(storage.join(place, RUN), tested="", keep=1)
+    plan = Plan(storage.join(place, RUN), _attempt(storage.join(place, RUN)), tested="", keep=1)
     try:
         Training(settings, prepared, plan, Alone(), Reporter(place, metric, tell), device).run()
-    except InputError:
+    except (InputError, TakenOver):
         raise
     except (GRU4RecError, MemoryError, torch.OutOfMemoryError) as error:
         reason = f"{'' if isinstance(error, GRU4RecError) else type(error).__name__ + ': '}{error}"
@@ -68,6 +69,14 @@ def train_whole(settings: Hyperparameters, data: str, place: str, device: str) -
     """Train on training and validation split together; the model's folder. Whole already, it is left as it is."""
     model = storage.join(place, MODEL)
     if not storage.exists(storage.join(model, "config.json")):
-        plan = Plan(place, splits=("train", "valid"), tested="", keep=1)
+        plan = Plan(place, _attempt(place), splits=("train", "valid"), tested="", keep=1)
         Training(settings, Prepared(data), plan, Alone(), Quiet(), device).run()
     return model
+
+
+def _attempt(run: str) -> str:
+    """Take over the run's folder: a process that a killed search has left for a moment writes no more there."""
+    mine = uuid.uuid4().hex
+    storage.make_folder(run)
+    storage.write_bytes(storage.join(run, ATTEMPT), mine.encode())
+    return mine
