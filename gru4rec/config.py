@@ -570,6 +570,13 @@ class Tune(Tracking, Common):
     parallel: int = setting(0, "Trials at a time; 0: as many as the cluster has CPUs (GPUs) for.", ge=0)
     threads: int = setting(1, "CPU threads of a trial.", ge=1)
     gpus_per_trial: float = setting(0.0, "GPUs (also fractions, to share one) of a trial.", ge=0)
+    pack_gpus: int = setting(
+        0,
+        "Most trials that share a GPU: before the search begins, the space's largest point is tried on one, and as "
+        "many share it as its memory has room for; 0: --gpus-per-trial says.",
+        ge=0,
+        le=64,
+    )
     seeds: tuple[int, ...] = setting(
         (20, 21, 22), "Seeds with which the best point is trained on training and validation split.", min_length=1
     )
@@ -579,6 +586,11 @@ class Tune(Tracking, Common):
     resume: str = setting("", "Go on with the search of this name, with its settings.")
     storage: str = setting("gru4rec-runs", "Folder for searches; on a cluster one that all nodes reach.")
     model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for settings that contradict each other."""
+        if self.pack_gpus and self.gpus_per_trial:
+            raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ CHECKPOINTS, BEST, MODEL, ATTEMPT = "checkpoints", "best", "model", "attempt"
 
 _ORDER = 64  # purpose of random streams, beside those of the trainer
 _PROGRESS_S = 0.5  # between two pieces of news within an epoch
-_EVALUATED = 1024  # sessions that are ranked at a time
+EVALUATED = 1024  # sessions that are ranked at a time
 
 
 class Diverged(GRU4RecError):
@@ -348,7 +348,7 @@ class Training:
         metrics = RankingMetrics(cutoffs)
         counted = metrics.state()
         own = self._prepared.shards(split)[self._exchange.rank :: self._exchange.size]
-        batches = (batch for shard in own for batch in shard.batches(_EVALUATED))
+        batches = (batch for shard in own for batch in shard.batches(EVALUATED))
         while True:
             # All keep step, so that nobody waits for long at the end: that would look like a stall.
             batch = next(batches, None)

@@ -15,7 +15,7 @@ from gru4rec.config import Hyperparameters, Tune
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import registry, runs
-from gru4rec.tuning import records, space, tracked, trial, winner
+from gru4rec.tuning import packing, records, space, tracked, trial, winner
 from gru4rec.tuning import report as page
 from gru4rec.tuning.space import Space
 from gru4rec.tuning.trials import Trial, best
@@ -48,6 +48,7 @@ def tune(settings: Tune) -> dict[str, Any]:
         with on_ray.connected(settings.verbose):
             kept_runs = tracked.Tracked(kept["run_id"])
             _make_good(folder, trials, kept_runs)
+            settings = _packed(settings, found, prepared, console)
             progress = _Progress(console, settings, trials, kept_runs)
             _search(settings, found, prepared, folder, trials, progress)
             first = best(trials)
@@ -113,6 +114,15 @@ def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str
     return folder, records.read(folder)
 
 
+def _packed(settings: Tune, found: Space, prepared: Prepared, console: Console) -> Tune:
+    """With `pack_gpus`: the settings with the measured `gpus_per_trial`."""
+    if not settings.pack_gpus:
+        return settings
+    highest = packing.largest(found, len(prepared.items), lambda values: _of_trial(found, Trial(0, values), settings))
+    measured = packing.gpus_per_trial(settings, highest, prepared.folder, console.print)
+    return dataclasses.replace(settings, gpus_per_trial=measured, pack_gpus=0)
+
+
 def _make_good(folder: str, trials: Mapping[int, Trial], kept: "tracked.Tracked") -> None:
     """Do what is left to do for trials that have ended: the job may have been killed right after it wrote that down."""
     for one in trials.values():
@@ -127,9 +137,14 @@ def _search(
     from gru4rec.tuning.search import Search, run
 
     def given(one: Trial) -> Hyperparameters:
-        return hyperparameters(found, one, settings, patience=settings.epochs, monitor=settings.metric)
+        return _of_trial(found, one, settings)
 
     run(Search(folder, found, settings, trials, progress), given, prepared.folder)
+
+
+def _of_trial(found: Space, one: Trial, settings: Tune) -> Hyperparameters:
+    """Each epoch of a trial is validated."""
+    return hyperparameters(found, one, settings, patience=settings.epochs, monitor=settings.metric)
 
 
 def hyperparameters(found: Space, one: Trial, settings: Tune, **others: Any) -> Hyperparameters:

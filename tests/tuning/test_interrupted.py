@@ -1,0 +1,98 @@
+"""What a search that was killed leaves, and how it is put right. How it is killed for real: tests/chaos."""
+
+import dataclasses
+
+import mlflow
+import pytest
+from prepared_folder import prepared_folder
+from simple_log import simple_log
+
+from gru4rec import config
+from gru4rec.tracking import runs
+from gru4rec.training.loop import ATTEMPT, TakenOver
+from gru4rec.tuning import job, records, tracked, trial
+from gru4rec.tuning.trials import Trial
+
+TRIALS = {n: Trial(n, {"learning_rate": 0.1 * (n + 1)}, (0.1, 0.2 + n), "finished") for n in range(3)}
+
+
+class Killed(Exception):
+    """Stands for the end of the job's process."""
+
+
+def test_a_trial_is_recorded_once_wherever_the_search_was_killed(store, tmp_path, monkeypatch):
+    folder, experiment = str(tmp_path / "s"), runs.connect(store)
+    run_id = runs.start_run(experiment, {}, kind="tune")
+    for one in TRIALS.values():
+        records.keep_point(folder, one)
+        records.keep_result(folder, one)
+        (tmp_path / "s" / "trials" / f"{one.number:05d}" / trial.RUN / "checkpoints").mkdir(parents=True)
+    kept = tracked.Tracked(run_id)
+    kept.trial(TRIALS[0])
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "finish", killed)
+        with pytest.raises(Killed):
+            kept.trial(TRIALS[1])
+    assert records.trials(folder) == TRIALS  # all have ended; one is recorded, one in part, one not at all
+    still = Trial(3, {"learning_rate": 0.2})
+    records.keep_point(folder, still)
+    own = tmp_path / "s" / "trials" / "00003" / trial.RUN
+    own.mkdir()
+    for _ in range(2):
+        job._make_good(folder, {**TRIALS, 3: still}, tracked.Tracked(run_id))
+        check_recorded(experiment, run_id)
+    assert [path.parent.name for path in (tmp_path / "s" / "trials").glob(f"*/{trial.RUN}")] == ["00003"]
+
+
+def check_recorded(experiment, run_id):
+    client = mlflow.MlflowClient()
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert sorted((one.data.tags["trial"], one.info.status) for one in found) == [(str(n), "FINISHED") for n in TRIALS]
+    for one in found:
+        points = client.get_metric_history(one.info.run_id, "valid_metric")
+        assert [point.value for point in points] == list(TRIALS[int(one.data.tags["trial"])].curve)
+
+
+def test_nothing_half_written_stays(tmp_path):
+    aside = f"{'0a' * 16}.tmp"
+    for kept in ("search.json", "trials/00001/curve.json", "final/seed-7/model/config.json", "notes.tmp"):
+        (tmp_path / kept).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / kept).write_text("kept")
+    before = sorted(tmp_path.rglob("*"))
+    for half in (f"search.json.{aside}", f"trials/00001/curve.json.{aside}", f"final/seed-7/model.{aside}/config.json"):
+        (tmp_path / half).parent.mkdir(exist_ok=True)
+        (tmp_path / half).write_text("half")
+    records.tidy(str(tmp_path))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_process_that_a_killed_search_left_writes_no_more(tmp_path):
+    """Another process begins on the same trial: the one before stops, and its trial has not failed."""
+    logs = {"train": simple_log(200, 40, seed=1)[0], "valid": simple_log(40, 40, seed=2)[0]}
+    data = prepared_folder(tmp_path / "d", {**logs, "test": simple_log(40, 40, seed=3)[0]}, 40).folder
+    settings = config.Hyperparameters(layers=(8,), batch_size=8, n_sample=16, epochs=3, patience=3)
+    place, told = tmp_path / "t", []
+    place.mkdir()
+
+    def tell(epoch, value):
+        told.append(value)
+        if len(told) == 2:
+            (place / trial.RUN / ATTEMPT).write_text("another")
+
+    with pytest.raises(TakenOver):
+        trial.run(settings, data, str(place), "mrr_at_20", tell, "cpu")
+    assert not (place / trial.FAILED).exists()
+    assert len(told) == 2
+    again: list[float] = []
+    trial.run(settings, data, str(place), "mrr_at_20", lambda _, value: again.append(value), "cpu")
+    assert again[:2] == told  # from the last checkpoint on
+    whole: list[float] = []
+    (tmp_path / "w").mkdir()
+    trial.run(
+        dataclasses.replace(settings), data, str(tmp_path / "w"), "mrr_at_20", lambda _, v: whole.append(v), "cpu"
+    )
+    assert again == whole
