@@ -117,7 +117,7 @@ def gpus_per_trial(settings: Tune, highest: Hyperparameters, data: str, say: Cal
     if ray.cluster_resources().get("GPU", 0) < 1:
         raise InputError("--pack-gpus: the cluster has no GPU")
     # The process ends with the call: its memory on the GPU is the trials'.
-    task = ray.remote(probe).options(num_cpus=settings.threads, num_gpus=1, max_calls=1, max_retries=2)
+    task = ray.remote(num_cpus=settings.threads, num_gpus=1, max_calls=1, max_retries=2)(probe)
     found = ray.get(task.remote(highest, data))
     fraction = share(found, settings.pack_gpus)
     say(
