@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 # Their assertions say as much as those of the tests that call them.
-pytest.register_assert_rewrite("chaos.job", "chaos.checks")
+pytest.register_assert_rewrite("chaos.job", "chaos.checks", "chaos.searching")
 
 # The time of one example says more about the machine's load than about the code.
 hypothesis.settings.register_profile("gru4rec", deadline=None)
