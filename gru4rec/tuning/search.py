@@ -153,6 +153,8 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
         place = records.trial_folder(folder, number)
         point = storage.read_json(storage.join(place, "trial.json"))
         torch.set_num_threads(threads)
+        if gpus:
+            torch.cuda.empty_cache()  # what the process's trial before took is free for those that share the GPU
 
         def tell(epoch: int, value: float) -> None:
             tune.report({"epoch": epoch, "value": value})
