@@ -7,10 +7,10 @@ import pytest
 from prepared_folder import prepared_folder
 from simple_log import simple_log
 
-from gru4rec import config
+from gru4rec import cli, config
 from gru4rec.tracking import runs
 from gru4rec.training.loop import ATTEMPT, TakenOver
-from gru4rec.tuning import job, records, tracked, trial
+from gru4rec.tuning import job, records, search, space, tracked, trial
 from gru4rec.tuning.trials import Trial
 
 TRIALS = {n: Trial(n, {"learning_rate": 0.1 * (n + 1)}, (0.1, 0.2 + n), "finished") for n in range(3)}
@@ -55,6 +55,14 @@ def check_recorded(experiment, run_id):
     for one in found:
         points = client.get_metric_history(one.info.run_id, "valid_metric")
         assert [point.value for point in points] == list(TRIALS[int(one.data.tags["trial"])].curve)
+
+
+def test_tunes_own_files_go_where_no_trial_is_left(tmp_path):
+    (tmp_path / "tune" / "train_0").mkdir(parents=True)
+    found = space.parse("learning_rate = { low = 0.1, high = 0.3 }", "s.toml")
+    settings = cli.check(config.Tune, {"data": "d", "trials": len(TRIALS)})
+    search.run(search.Search(str(tmp_path), found, settings, dict(TRIALS), print), lambda _: None, "d")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_half_written_stays(tmp_path):
