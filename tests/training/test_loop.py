@@ -156,7 +156,7 @@ def test_what_is_reported_is_what_the_model_gives(data, tmp_path, undisturbed):
 
 
 def test_what_is_reported_does_not_depend_on_the_parts_it_is_ranked_in(data, tmp_path, undisturbed, monkeypatch):
-    monkeypatch.setattr(loop, "_EVALUATED", 7)
+    monkeypatch.setattr(loop, "EVALUATED", 7)
     finished, _ = train(data, tmp_path)
     assert finished.metrics == pytest.approx(undisturbed("gru")[0].metrics, abs=1e-12)
 
