@@ -238,9 +238,20 @@ class Unreliable(BaseHTTPRequestHandler):
     store, moments, share, faults = "", random.Random(0), 0.0, 0
     protocol_version = "HTTP/1.1"
 
+    def _body(self) -> bytes:
+        """What was sent, in one piece: S3's clients send uploads in chunks of unknown number."""
+        if "chunked" not in (self.headers.get("Transfer-Encoding") or "").lower():
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        found = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            found.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(found)
+
     def _pass_on(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
+        body = self._body()
         fault = self.moments.random() < type(self).share
         kind = self.moments.choice(["late", "error", "done and error"]) if fault else ""
         type(self).faults += fault
@@ -248,8 +259,10 @@ class Unreliable(BaseHTTPRequestHandler):
             time.sleep(self.moments.uniform(0.2, 2))
         status, headers, content = 503, [], b""
         if kind != "error":
-            passed = http.client.HTTPConnection(self.store)
-            passed.request(self.command, self.path, body, dict(self.headers))
+            passed = http.client.HTTPConnection(self.store, timeout=60)
+            hop = ("transfer-encoding", "content-length", "expect", "connection")
+            headers_in = {name: value for name, value in self.headers.items() if name.lower() not in hop}
+            passed.request(self.command, self.path, body, headers_in)
             answer = passed.getresponse()
             status, headers, content = answer.status, answer.getheaders(), answer.read()
             passed.close()
