@@ -159,8 +159,11 @@ def write(folder: str, number: int, clicks: Sessions, states: np.ndarray, footer
 
 
 def remove_older(out: str, date: str) -> None:
-    """Delete the states of all nights before the last one before `date`: nobody goes on from them any more."""
-    older = [content for content in manifest.nights(out, date, 10_000) if content.get("states")][1:]
+    """Delete the states of the nights before the last one before `date`: nobody goes on from them any more.
+
+    Of the last `NIGHTS` alone, since each night does this: manifests still name what is long deleted.
+    """
+    older = [content for content in manifest.nights(out, date, NIGHTS) if content.get("states")][1:]
     for content in older:
         place = manifest.place(out, content["date"])
         for file in content["states"]["files"]:
@@ -178,8 +181,10 @@ def _places(at: Index, hashes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 class _Used(NamedTuple):
-    clicks: np.ndarray
-    states: np.ndarray
+    """States of m sessions to go on from."""
+
+    clicks: np.ndarray  # [m] int64: that each has seen
+    states: np.ndarray  # [m, Σ S·H] float32
 
 
 def _states(

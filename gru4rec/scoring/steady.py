@@ -14,7 +14,7 @@ from gru4rec.model.network import GRU4Rec, forward, input_rows, zero_states
 from gru4rec.scoring.topk import COLUMNS, Assortment, best_items
 from gru4rec.sessions.prepared import Sessions
 
-K = 20
+_BEST = 20  # items of each list that is compared
 _ROWS = {"cpu": 64, "cuda": 4096}
 _TIMES = (1, 2, 3, 5, 16)  # so many multiples are compared with all rows at once
 
@@ -26,7 +26,7 @@ def rows(model: GRU4Rec) -> int:
 
 @torch.inference_mode()
 def steady(model: GRU4Rec, within: Assortment) -> bool:
-    """Whether rows come to the same bits in batches of any multiple of `rows`: tried on this machine, takes some 10 ms.
+    """Whether rows come to the same bits in batches of any multiple of `rows`, as tried on this machine.
 
     Both the network and the ranking of items are tried, and clicks given at once or one after another.
     """
@@ -43,7 +43,7 @@ def steady(model: GRU4Rec, within: Assortment) -> bool:
     def figures(first: int, count: int) -> list[torch.Tensor]:
         part = slice(first, first + count)
         new, output, _ = forward(settings, model.dense, input_rows(model, items[part]), [one[part] for one in states])
-        ranked = [best_items(model, output, K, within=block, multiple=multiple) for block in blocks]
+        ranked = [best_items(model, output, _BEST, within=block, multiple=multiple) for block in blocks]
         return [*new, *(values for values, _ in ranked)]
 
     whole = figures(0, most)
