@@ -554,6 +554,12 @@ class Tune(Tracking, Common):
         "gru4rec/tuning/space.py says how one is written.",
     )
     trials: int = setting(100, "Trials.", ge=1)
+    hours: float = setting(
+        0.0,
+        "Hours after which no more trials are begun, even if there were fewer than --trials: those that run come to "
+        "their end, and the best is trained anew. 0: no limit. --resume goes on with what is left, for as long again.",
+        ge=0,
+    )
     algorithm: Literal["random", "tpe", "star"] = setting(
         "random",
         "What is tried next: points at random, those of a tree-structured Parzen estimator (tpe), or, after 20 at "
@@ -590,7 +596,7 @@ class Tune(Tracking, Common):
     def __post_init__(self) -> None:
         """Raises ValueError for settings that contradict each other."""
         if self.pack_gpus and self.gpus_per_trial:
-            raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out")
+            raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out, or set it to 0")
 
 
 @dataclass(frozen=True)

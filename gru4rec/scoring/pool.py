@@ -49,8 +49,10 @@ def score(settings: Score, model: GRU4Rec, work: Work, cut: Sequence[Sequence[so
     plan = [{"number": number, "spans": json.dumps(spans)} for number, spans in enumerate(cut)]
     actors = _actors(settings, len(plan))
     shared = [ray.put((given(model), work))]
-    if work.earlier is not None:  # made where it lies in the memory that the actors of a machine share
-        shared.append(ray.remote(states.index).remote(work.earlier))
+    if work.earlier is not None:
+        # Made where it lies in the memory that the actors of a machine share; they wait for it with all the CPUs there
+        # may be, so that it must need none.
+        shared.append(ray.remote(num_cpus=0)(states.index).remote(work.earlier))
     device = "cuda" if settings.gpus_per_actor else "cpu"
     dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
         ScoringActor,

@@ -1,5 +1,7 @@
 """Recommendations for a table of sessions: item ids in, the k best item ids and their scores out."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,18 @@ from gru4rec.model.network import GRU4Rec
 from gru4rec.scoring.topk import Assortment, assortment, best_items
 from gru4rec.sessions.catalogue import UNKNOWN, Catalogue, Encoder, encoder
 from gru4rec.sessions.prepared import Sessions
+
+
+class Rules(NamedTuple):
+    """What a list may show, and how long it is; see `recommend`."""
+
+    k: int = 20
+    exclude_seen: bool = False
+    banned: np.ndarray | None = None  # [n] int64: indices of items
+    within: Assortment | None = None
+    min_score: float | None = None
+    embeddings: bool = False
+    multiple: int = 1
 
 
 def known_clicks(column: pa.ChunkedArray | pa.Array, encode: Encoder) -> tuple[Sessions, np.ndarray]:
@@ -61,8 +75,8 @@ def recommend(
     type that cannot match and ValueError where a score is not finite.
     """
     clicks, unknown = known_clicks(sessions["items"], encode or encoder(known))
-    options = (k, exclude_seen, banned, within, min_score, embeddings, multiple)
-    return lists(model, known, sessions["session_id"], clicks, unknown, final(model, clicks, None, multiple), *options)
+    rules = Rules(k, exclude_seen, banned, within, min_score, embeddings, multiple)
+    return lists(model, known, sessions["session_id"], clicks, unknown, final(model, clicks, None, multiple), rules)
 
 
 def lists(
@@ -72,33 +86,29 @@ def lists(
     clicks: Sessions,
     unknown: np.ndarray,
     ended: Final,
-    k: int = 20,
-    exclude_seen: bool = False,
-    banned: np.ndarray | None = None,
-    within: Assortment | None = None,
-    min_score: float | None = None,
-    embeddings: bool = False,
-    multiple: int = 1,
+    rules: Rules,
 ) -> pa.Table:
     """What `recommend` gives for sessions with these known clicks, after which they are as in `ended`.
 
     `unknown` [n] counts the unknown clicks of each. Sessions that clicked the same are ranked once.
     """
-    within = within or assortment(model)
-    count, width = clicks.count, min(k, len(within.table))
+    within = rules.within or assortment(model)
+    count, width = clicks.count, min(rules.k, len(within.table))
     rows = np.flatnonzero(ended.of >= 0)
-    popular = _popular(known, within, banned, width)
+    popular = _popular(known, within, rules.banned, width)
     indices, scores = np.zeros((count, width), np.int64), np.full((count, width), -np.inf, np.float32)
     indices[:, : len(popular)] = popular
     scores[:, : len(popular)] = known.support[popular]
     if len(rows):
         excluded = None
-        if exclude_seen:  # those of any session that stands for a row
+        if rules.exclude_seen:  # those of any session that stands for a row
             excluded = select(clicks, rows[np.unique(ended.of[rows], return_index=True)[1]])
-        found = best_items(model, ended.output, k, excluded, banned=banned, within=within, multiple=multiple)
+        found = best_items(
+            model, ended.output, rules.k, excluded, banned=rules.banned, within=within, multiple=rules.multiple
+        )
         best, places = (part.cpu().numpy() for part in found)
-        if min_score is not None:
-            best = np.where(best >= np.float32(min_score), best, -np.inf)
+        if rules.min_score is not None:
+            best = np.where(best >= np.float32(rules.min_score), best, -np.inf)
         indices[rows], scores[rows] = places[ended.of[rows]], best[ended.of[rows]]
     listed = scores > -np.inf
     if listed.all():
@@ -114,7 +124,7 @@ def lists(
         "fallback": pa.array(clicks.lengths == 0),
         "unknown_clicks": pa.array(unknown.astype(np.int32)),
     }
-    if embeddings:
+    if rules.embeddings:
         table["embedding"] = _embeddings(ended, model.hyperparameters.width)
     return pa.table(table)
 

@@ -20,7 +20,7 @@ from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.model.encode import Start, final
 from gru4rec.model.network import GRU4Rec, zero_states
 from gru4rec.scoring import parts, source, states, steady
-from gru4rec.scoring.recommend import known_clicks, lists, recommend, select
+from gru4rec.scoring.recommend import Rules, known_clicks, lists, select
 from gru4rec.scoring.topk import assortment
 from gru4rec.sessions.catalogue import catalogue, encoder
 from gru4rec.sessions.prepared import Sessions
@@ -74,9 +74,17 @@ class Scorer:
         self.model, self.work = model, work
         self.known = catalogue(work.items)
         self.within = assortment(model, work.allowed)
+        self.multiple = steady.rows(model)
+        self.rules = Rules(
+            work.top_k,
+            work.exclude_seen,
+            within=self.within,
+            min_score=work.min_score,
+            embeddings=work.embeddings,
+            multiple=self.multiple,
+        )
         self.reader = source.Reader(work.skip_corrupt)
         self.encode, self.index_of = encoder(self.known, work.prepared), encoder(self.known)
-        self.multiple = steady.rows(model)
         self.index = index
         self.usable = index is not None and index.usable and steady.steady(model, self.within)
         self.widths = [state.shape[1] for state in zero_states(model.hyperparameters, 0)]
@@ -104,20 +112,9 @@ class Scorer:
 
     def score(self, sessions: pa.Table) -> pa.Table:
         """Recommendations of a table of sessions, with session_id in the type that all parts share."""
-        work = self.work
-        sessions = self._cast(sessions)
-        return recommend(
-            self.model,
-            self.known,
-            sessions,
-            work.top_k,
-            work.exclude_seen,
-            self.encode,
-            within=self.within,
-            min_score=work.min_score,
-            embeddings=work.embeddings,
-            multiple=self.multiple,
-        )
+        clicks, unknown = known_clicks(sessions["items"], self.encode)
+        ended = final(self.model, clicks, None, self.multiple)
+        return lists(self.model, self.known, self._session_id(sessions), clicks, unknown, ended, self.rules)
 
     def score_on(self, sessions: pa.Table) -> tuple[pa.Table, Sessions, np.ndarray, dict[str, int]]:
         """The same recommendations, of which what the earlier result knows is not computed again.
@@ -125,8 +122,7 @@ class Scorer:
         Also the known clicks of each session, the states [n, Σ S·H] after them, and how many lists were taken over and
         how many sessions continued.
         """
-        work = self.work
-        session_id = self._cast(sessions)["session_id"]
+        session_id = self._session_id(sessions)
         clicks, unknown = known_clicks(sessions["items"], self.encode)
         found, unused = self._known(session_id, clicks)
         others = np.setdiff1d(np.arange(clicks.count), found.unchanged)
@@ -148,12 +144,7 @@ class Scorer:
             select(clicks, others),
             unknown[others],
             ended,
-            work.top_k,
-            work.exclude_seen,
-            within=self.within,
-            min_score=work.min_score,
-            embeddings=work.embeddings,
-            multiple=self.multiple,
+            self.rules,
         )
         if found.lists is not None:
             taken = found.lists.set_column(0, "session_id", session_id.take(pa.array(found.unchanged)))
@@ -180,10 +171,8 @@ class Scorer:
         except (OSError, pa.ArrowException, ValueError, KeyError):
             return nothing, 1
 
-    def _cast(self, sessions: pa.Table) -> pa.Table:
-        return sessions.set_column(
-            sessions.column_names.index("session_id"), "session_id", sessions["session_id"].cast(self.work.session_id)
-        )
+    def _session_id(self, sessions: pa.Table) -> pa.ChunkedArray:
+        return sessions["session_id"].cast(self.work.session_id)
 
     def empty(self) -> pa.Table:
         """What sessions without rows are read as."""

@@ -60,7 +60,7 @@ def tune(settings: Tune) -> dict[str, Any]:
                 f"the best is trial {first.number}, {settings.metric} {first.value:.4f} on the validation split after "
                 f"{chosen.epochs} epochs: training it on training and validation split, {len(settings.seeds)} seed(s)"
             )
-            models = winner.train(chosen, settings.seeds, prepared, folder, settings)
+            models = winner.train(first.number, chosen, settings.seeds, prepared, folder, settings)
         console.print("testing, once")
         tested = winner.test(models, settings.seeds, prepared, console.print)
         result = _result(settings, name, trials, first, chosen, tested, prepared)
@@ -139,7 +139,8 @@ def _search(
     def given(one: Trial) -> Hyperparameters:
         return _of_trial(found, one, settings)
 
-    run(Search(folder, found, settings, trials, progress), given, prepared.folder)
+    until = time.monotonic() + (settings.hours * 3600 if settings.hours else math.inf)
+    run(Search(folder, found, settings, trials, progress, until), given, prepared.folder)
 
 
 def _of_trial(found: Space, one: Trial, settings: Tune) -> Hyperparameters:
@@ -163,7 +164,10 @@ class _Progress:
     def __call__(self, one: Trial) -> None:
         self._kept.trial(one)
         ended = sum(other.ended for other in self._trials.values())
-        left = (time.monotonic() - self._began) / (ended - self._before) * (self._settings.trials - ended)
+        spent = time.monotonic() - self._began
+        left = spent / (ended - self._before) * (self._settings.trials - ended)
+        if self._settings.hours:
+            left = min(left, max(0.0, self._settings.hours * 3600 - spent))
         first = best(self._trials)
         shown = f"{one.value:.4f}" if one.value is not None else one.why
         self._console.print(

@@ -5,7 +5,7 @@ STORAGE/searches/NAME/search.json            what is searched, and how
 …/trials/00012/curve.json                    the metric after each epoch so far
 …/trials/00012/result.json                   how it ended; a trial without is run, or gone on with
 …/trials/00012/run/                          its training, while it lasts
-…/final/seed-20/                             the winner, trained on training and validation split
+…/final/trial-00012/seed-20/                 the winner, trained on training and validation split
 …/report.html                                the search for people
 …/result.json                                the result of the job, once all is done
 """
@@ -26,7 +26,16 @@ _FORMAT = "gru4rec search"
 _HALF = re.compile(r".+\.[0-9a-f]{32}\.(tmp|old)")  # on its way to its name, or from it
 # Settings that say what the search finds: they must not change while it goes on. More trials may be asked for.
 _WHAT = ("space", "metric", "algorithm", "scheduler", "epochs", "search_seed")
-_HOW = ("trials", "seeds", "model_name", "experiment", "tracking_uri")
+_HOW = (
+    *("trials", "seeds", "model_name", "experiment", "tracking_uri"),
+    *(
+        "hours",
+        "parallel",
+        "threads",
+        "gpus_per_trial",
+        "pack_gpus",
+    ),  # or one that was begun on GPUs would go on on CPUs
+)
 
 
 def folder_of(settings: Tune, name: str) -> str:

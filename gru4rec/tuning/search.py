@@ -7,6 +7,7 @@ from Tune's own state, which is a pickle.
 
 import contextlib
 import io
+import math
 import os
 import sys
 import time
@@ -39,6 +40,7 @@ class Search:
     settings: Tune
     trials: dict[int, Trial]
     ended: Callable[[Trial], None]  # told of each trial that ends
+    until: float = math.inf  # no new trial is begun later, on the clock that is `time.monotonic`
     began: dict[int, float] = field(default_factory=dict)
 
     def next(self) -> int | None:
@@ -48,7 +50,7 @@ class Search:
                 self.began[number] = time.monotonic()
                 return number
         number = len(self.trials)
-        if number >= self.settings.trials:
+        if number >= self.settings.trials or time.monotonic() > self.until:
             return -1
         values = SUGGEST[self.settings.algorithm](self.space, self.settings.search_seed, self.trials, number)
         if values is None:

@@ -18,14 +18,23 @@ _METRICS = ("recall_at_20", "mrr_at_20", "ndcg_at_20")
 _REFERENCE = "markov"  # a baseline that takes no time, beside
 
 
-def train(settings: Hyperparameters, seeds: Sequence[int], prepared: Prepared, folder: str, job: Tune) -> list[str]:
-    """Model folders, one a seed, each trained by a Ray task; those that are there already are left as they are."""
+def train(
+    number: int, settings: Hyperparameters, seeds: Sequence[int], prepared: Prepared, folder: str, job: Tune
+) -> list[str]:
+    """Model folders of trial `number`, one a seed, each trained by a Ray task; those that are there stay as they are.
+
+    Those of an earlier winner, in a search that was then asked for more trials, are removed.
+    """
     import ray
 
     gpus = job.gpus_per_trial
     options = {"num_cpus": job.threads, **({"num_gpus": gpus} if gpus else {}), "max_retries": 2}
     task = ray.remote(_trained).options(**options)
-    given = [(seed, storage.join(folder, FINAL, f"seed-{seed}")) for seed in seeds]
+    mine = f"trial-{number:05d}"
+    for name in storage.list_folders(storage.join(folder, FINAL)):
+        if name != mine:
+            storage.remove_folder(storage.join(folder, FINAL, name))
+    given = [(seed, storage.join(folder, FINAL, mine, f"seed-{seed}")) for seed in seeds]
     return ray.get(
         [
             task.remote(settings, seed, prepared.folder, place, job.threads, "cuda" if gpus else "cpu")

@@ -127,11 +127,11 @@ class TuneJob:
 
     def winners(self) -> list[Path]:
         """Checkpoints of the winner, over all seeds."""
-        return sorted(self.search.glob("final/*/checkpoints/*/checkpoint.json"))
+        return sorted(self.search.glob("final/*/*/checkpoints/*/checkpoint.json"))
 
     def models(self) -> dict[str, bytes]:
         """All files of the final models."""
-        files = sorted(path for path in self.search.glob("final/*/model/**/*") if path.is_file())
+        files = sorted(path for path in self.search.glob("final/*/*/model/**/*") if path.is_file())
         return {path.relative_to(self.search).as_posix(): path.read_bytes() for path in files}
 
     def kept_as_it_must(self) -> None:

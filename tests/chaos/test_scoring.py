@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from chaos.cluster import Cluster
 from chaos.processes import signalled
-from chaos.scoring import DATE, FILES, SESSIONS, Inputs, ScoreJob, make_inputs
+from chaos.scoring import DATE, FILES, SESSIONS, Inputs, ScoreJob, make_inputs, next_night
 
 from gru4rec import storage
 
@@ -95,6 +95,43 @@ def test_the_driver_killed_while_it_scores(start, moments, inject):
     job.start()
     finished(job)
     assert job.result()["kept_files"] == kept > 0
+
+
+def test_a_night_that_goes_on_from_another(place, inputs, moments, inject):
+    """Killed actors and drivers and a damaged state: the lists are those of a night from the first clicks."""
+    later = place / "s-later"
+    next_night(inputs.sessions, later)
+    anew = ScoreJob(place / f"s{next(_NUMBERS)}", inputs)
+    job = ScoreJob(place / f"s{next(_NUMBERS)}", inputs)
+    try:
+        anew.start(sessions=later)
+        job.start(more="--incremental", date="2026-11-21")
+        assert (anew.end(), job.end()) == (0, 0), anew.errors[-2000:] + job.errors[-2000:]
+        job.inputs = inputs._replace(sessions=later, expected={"new": anew.digest()})
+        job.start(more="--incremental")
+        job.until(lambda: job.parts() >= moments.uniform(0, 0.3) * PIECES and job.actors())
+        assert signalled(moments.choice(job.until(job.actors)), signal.SIGKILL)
+        inject(f"actor killed after {job.parts()} parts of an incremental night")
+        before = job.parts()
+        job.until(lambda: job.parts() > before and job.actors())
+        job.kill_driver()
+        kept = job.parts()
+        inject(f"driver killed after {kept} parts of an incremental night")
+        assert job.whole() == ""
+        state = moments.choice(sorted(Path(job.out).glob("date=2026-11-21/model-*/states-*.parquet"))[kept + 3 :])
+        content = bytearray(state.read_bytes())
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+        inject(f"a bit of {state.name} flipped")
+        job.start(more="--incremental")
+        finished(job)
+        assert job.result()["kept_files"] == kept
+        assert job.result()["taken_over"] > 0 < job.result()["continued"]
+        assert f"1 of {PIECES} parts were scored from the first clicks" in job.errors
+    finally:
+        for one in (anew, job):
+            one.close()
+            one.remove()
 
 
 KILLED = """

@@ -78,10 +78,10 @@ def tracking(way, place, head):
 
 @pytest.fixture
 def submit(head, way, tracking):
-    """A function that runs a command as a job and gives its last status and its log."""
+    """A function that runs a command as a job and gives its last status and its log; `way` can be the other one."""
     variables = {"MLFLOW_TRACKING_URI": tracking}
 
-    def submitted(entrypoint: str) -> tuple[str, str]:
+    def submitted(entrypoint: str, way: str = way) -> tuple[str, str]:
         if way == "client":
             ended = head.submit_by_client(entrypoint, variables)
             return ended["status"], ended["logs"]
@@ -94,13 +94,13 @@ def submit(head, way, tracking):
     return submitted
 
 
-def succeeded(submit, command: str) -> dict:
-    status, log = submit(command)
+def succeeded(submit, command: str, **how: str) -> dict:
+    status, log = submit(command, **how)
     assert status == "SUCCEEDED", log[-3000:]
     return result(log)
 
 
-def test_from_clicks_to_a_champion_s_lists(submit, place, tracking):
+def test_from_clicks_to_a_champion_s_lists(submit, way, place, tracking):
     before = sorted(os.listdir(ROOT))
     clicks, data, storage = place / "clicks", place / "data", place / "storage"
     made = simulate(Simulate(out=str(clicks), sessions=2000, items=100), str(clicks))
@@ -140,7 +140,10 @@ def test_from_clicks_to_a_champion_s_lists(submit, place, tracking):
     files = list((place / "lists" / "date=2026-11-22").glob(f"{scored['result']}/part*.parquet"))
     assert sum(pq.read_metadata(file).num_rows for file in files) == scored["sessions_out"]
 
-    status, log = submit(f"{score} --date tomorrow")
+    # Once more, the other way: the command line without a token, the client with one.
+    other = {"cli": "client", "client": "cli"}[way]
+    assert succeeded(submit, f"{score} --date 2026-11-22", way=other)["unchanged"]
+    status, log = submit(f"{score} --date tomorrow", way=other)
     assert status == "FAILED"
     (error,) = {line for line in log.splitlines() if line.startswith("error: ")}  # the command line shows it twice
     assert error.startswith("error: --date: a date such as")

@@ -179,6 +179,19 @@ def test_night_after_night(settings):
     assert again.unchanged
 
 
+@pytest.mark.ray
+def test_night_after_night_on_several_actors(ray_local, settings, monkeypatch):
+    monkeypatch.setattr(batch, "PIECES_HERE", 1)
+    first = drawn(200)
+    second = next_night(first)
+    run(settings, first, "2026-11-20")
+    assert counts(run(settings, second, "2026-11-21")) == (140, 40)
+    monkeypatch.setattr(batch, "PIECES_HERE", 1000)
+    scratch = replace(settings, incremental=False, out=settings.out + "-scratch")
+    run(scratch, second, "2026-11-21")
+    assert lists(settings, "2026-11-21").equals(lists(scratch, "2026-11-21"))
+
+
 def test_other_items_in_stock_go_on_from_states_alone(settings, tmp_path):
     rows = drawn(200)
     run(settings, rows, "2026-11-20")

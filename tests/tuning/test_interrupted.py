@@ -67,11 +67,15 @@ def test_tunes_own_files_go_where_no_trial_is_left(tmp_path):
 
 def test_nothing_half_written_stays(tmp_path):
     aside = f"{'0a' * 16}.tmp"
-    for kept in ("search.json", "trials/00001/curve.json", "final/seed-7/model/config.json", "notes.tmp"):
+    for kept in ("search.json", "trials/00001/curve.json", "final/trial-00001/seed-7/model/config.json", "notes.tmp"):
         (tmp_path / kept).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / kept).write_text("kept")
     before = sorted(tmp_path.rglob("*"))
-    for half in (f"search.json.{aside}", f"trials/00001/curve.json.{aside}", f"final/seed-7/model.{aside}/config.json"):
+    for half in (
+        f"search.json.{aside}",
+        f"trials/00001/curve.json.{aside}",
+        f"final/trial-00001/seed-7/model.{aside}/config.json",
+    ):
         (tmp_path / half).parent.mkdir(exist_ok=True)
         (tmp_path / half).write_text("half")
     records.tidy(str(tmp_path))

@@ -1,6 +1,7 @@
 """The tune job on a real Ray and a real MLflow: killed and gone on with, it finds what an undisturbed search finds."""
 
 import json
+import time
 
 import mlflow
 import numpy as np
@@ -18,7 +19,7 @@ from gru4rec.training.exchange import Alone
 from gru4rec.training.loop import MODEL, Plan, Training
 from gru4rec.training.progress import Quiet
 from gru4rec.training.trainer import Trainer
-from gru4rec.tuning import job, records, report, search, space, trial
+from gru4rec.tuning import job, records, report, search, space, trial, winner
 from gru4rec.tuning.trials import Trial, best
 
 ITEMS = 40
@@ -124,6 +125,25 @@ def test_an_interrupted_search_ends_like_an_undisturbed_one(
     check_search(settings, result, whole)
 
 
+@pytest.mark.ray
+def test_the_winner_of_more_trials_is_trained_itself(given, data, ray_local, tmp_path):
+    settings = cli.check(config.Tune, {**given, "seeds": (7,)})
+    for number, layers in enumerate([(8,), (16,)]):
+        chosen = config.Hyperparameters(layers=layers, batch_size=8, n_sample=16, epochs=1)
+        (model,) = winner.train(number, chosen, settings.seeds, Prepared(data.folder), str(tmp_path / "s"), settings)
+        assert folder.load(model).model.hyperparameters.layers == layers
+    assert [path.name for path in (tmp_path / "s" / "final").iterdir()] == ["trial-00001"]
+
+
+def test_no_trial_is_begun_after_its_hours(given, tmp_path):
+    settings = cli.check(config.Tune, given)
+    found, kept = space.parse(SPACE, "s.toml"), str(tmp_path / "s")
+    one = search.Search(kept, found, settings, {}, print, until=time.monotonic() + 3600)
+    assert [one.next(), one.next()] == [0, 1]
+    later = search.Search(kept, found, settings, dict(one.trials), print, until=time.monotonic() - 1)
+    assert [later.next(), later.next(), later.next()] == [0, 1, -1]  # what was begun comes to its end
+
+
 def check_what_is_kept(settings, result, data):
     client = mlflow.MlflowClient()
     run = client.get_run(result["run_id"])
@@ -197,6 +217,16 @@ def test_what_is_refused_before_anything_starts(given, store, changed, named, tm
     arguments = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert cli.run(config.Tune, job.tune, arguments) == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_search_goes_on_where_it_was_begun(given, tmp_path):
+    """On GPUs, say, though the one who goes on with it does not say so again."""
+    begun = cli.check(config.Tune, {**given, "gpus_per_trial": 0.5, "threads": 3})
+    records.begin(records.folder_of(begun, "large"), begun, SPACE, given["data"], "f", "r")
+    again = ["--resume", "large", "--storage", given["storage"]]
+    found = cli.parse(config.Tune, again)
+    assert (found.gpus_per_trial, found.threads, found.parallel) == (0.5, 3, 2)
+    assert cli.parse(config.Tune, [*again, "--gpus-per-trial", "0"]).gpus_per_trial == 0
 
 
 def test_without_a_validation_split(store, tmp_path, capsys):
