@@ -567,8 +567,13 @@ class Tune(Tracking, Common):
     )
     scheduler: Literal["none", "asha", "median"] = setting(
         "none",
-        "Trials that are stopped early: none; by asynchronous successive halving after epochs 1, 3, 9, … (asha); or "
-        "those below the median of the others.",
+        "Trials that are stopped early: none; by asynchronous successive halving after 1, 3, 9, … times --grace epochs "
+        "(asha), each time all but the best third; or those below the median of the others.",
+    )
+    grace: int = setting(
+        2,
+        "Epochs before a trial can be stopped. After the first, those that learn fast look better than they are.",
+        ge=1,
     )
     metric: Literal["mrr_at_20", "recall_at_20"] = setting("mrr_at_20", "What is to be best on the validation split.")
     epochs: int = setting(10, "Most epochs of a trial.", ge=1)

@@ -105,7 +105,7 @@ def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str
         return folder, kept
     parameters = {
         key: getattr(settings, key)
-        for key in ("space", "trials", "algorithm", "scheduler", "metric", "epochs", "search_seed", "seeds")
+        for key in ("space", "trials", "algorithm", "scheduler", "grace", "metric", "epochs", "search_seed", "seeds")
     }
     data = prepared.folder, prepared.fingerprint
     run_id = runs.start_run(experiment, parameters, *data, kind="tune", name=settings.run_name or None)

@@ -25,7 +25,7 @@ SEARCHES, SEARCH, RESULT = "searches", "search.json", "result.json"
 _FORMAT = "gru4rec search"
 _HALF = re.compile(r".+\.[0-9a-f]{32}\.(tmp|old)")  # on its way to its name, or from it
 # Settings that say what the search finds: they must not change while it goes on. More trials may be asked for.
-_WHAT = ("space", "metric", "algorithm", "scheduler", "epochs", "search_seed")
+_WHAT = ("space", "metric", "algorithm", "scheduler", "epochs", "grace", "search_seed")
 _HOW = (
     *("trials", "seeds", "model_name", "experiment", "tracking_uri"),
     *(

@@ -70,7 +70,7 @@ class Search:
             return False
         # Judged as it was after this epoch: an earlier attempt may have come further.
         curves = {other: found.curve for other, found in self.trials.items() if found.status != "failed"}
-        return rule({**curves, number: one.curve[:epoch]}, number)
+        return rule({**curves, number: one.curve[:epoch]}, number, self.settings.grace)
 
     def end(self, number: int, why: str = "") -> None:
         """A trial ended by itself, was stopped, or failed (`why`)."""

@@ -40,7 +40,7 @@ def best(trials: Mapping[int, Trial]) -> Trial | None:
     return max(found, key=lambda trial: (trial.value, -trial.number)) if found else None
 
 
-def asha(curves: Mapping[int, Sequence[float]], number: int, reduction: int = 3, grace: int = 1) -> bool:
+def asha(curves: Mapping[int, Sequence[float]], number: int, grace: int, reduction: int = 3) -> bool:
     """Whether trial `number` is to be stopped now: asynchronous successive halving (Li et al., MLSys 2020).
 
     After grace, grace · reduction, grace · reduction² … epochs, a trial goes on if its best value so far is among the
@@ -56,7 +56,7 @@ def asha(curves: Mapping[int, Sequence[float]], number: int, reduction: int = 3,
     return max(curves[number]) < reached[max(1, len(reached) // reduction) - 1]
 
 
-def median(curves: Mapping[int, Sequence[float]], number: int, grace: int = 1, others: int = 3) -> bool:
+def median(curves: Mapping[int, Sequence[float]], number: int, grace: int, others: int = 3) -> bool:
     """Whether trial `number` is to be stopped now: the median stopping rule (Golovin et al., KDD 2017, section 3.2).
 
     After `grace` epochs, a trial is stopped whose best value so far is below the median of the others' mean values over

@@ -94,11 +94,11 @@ curves = st.dictionaries(
 
 
 @settings(max_examples=300)
-@given(curves=curves, reduction=st.integers(2, 4))
-def test_asha_stops_at_rungs_and_never_the_best(curves, reduction):
+@given(curves=curves, grace=st.integers(1, 3), reduction=st.integers(2, 4))
+def test_asha_stops_at_rungs_and_never_the_best(curves, grace, reduction):
     for number, curve in curves.items():
-        rungs = [reduction**power for power in range(6)]
-        stopped = asha(curves, number, reduction)
+        rungs = [grace * reduction**power for power in range(6)]
+        stopped = asha(curves, number, grace, reduction)
         reached = [max(other[: len(curve)]) for other in curves.values() if len(other) >= len(curve)]
         if len(curve) not in rungs or max(curve) == max(reached):
             assert not stopped
@@ -107,11 +107,11 @@ def test_asha_stops_at_rungs_and_never_the_best(curves, reduction):
             assert stopped == (better >= max(1, len(reached) // reduction))
 
 
-@given(curves=curves)
-def test_the_median_rule(curves):
+@given(curves=curves, grace=st.integers(1, 3))
+def test_the_median_rule(curves, grace):
     for number, curve in curves.items():
         epochs = len(curve)
         means = [np.mean(other[:epochs]) for n, other in curves.items() if n != number and len(other) >= epochs]
-        wanted = len(means) >= 3 and max(curve) < np.median(means) - 1e-12
+        wanted = epochs >= grace and len(means) >= 3 and max(curve) < np.median(means) - 1e-12
         if not (len(means) >= 3 and abs(max(curve) - np.median(means)) < 1e-9):
-            assert median(curves, number) == wanted
+            assert median(curves, number, grace) == wanted
