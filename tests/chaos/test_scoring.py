@@ -104,7 +104,7 @@ def test_a_night_that_goes_on_from_another(place, inputs, moments, inject):
     anew = ScoreJob(place / f"s{next(_NUMBERS)}", inputs)
     job = ScoreJob(place / f"s{next(_NUMBERS)}", inputs)
     try:
-        anew.start(sessions=later)
+        anew.start(sessions=later, more="--incremental")  # with nothing to go on from
         job.start(more="--incremental", date="2026-11-21")
         assert (anew.end(), job.end()) == (0, 0), anew.errors[-2000:] + job.errors[-2000:]
         job.inputs = inputs._replace(sessions=later, expected={"new": anew.digest()})
