@@ -8,6 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -230,8 +231,15 @@ def write_bytes(path: str, content: bytes) -> None:
                 os.unlink(staged)
             raise
         return
-    with filesystem.open_output_stream(inner) as stream:
-        stream.write(content)
+
+    def put() -> None:
+        with filesystem.open_output_stream(inner) as stream:
+            stream.write(content)
+
+    # A stream that an interrupt leaves is closed, which makes an object of what was written so far, even of nothing.
+    # The main thread alone is interrupted; here it waits until all is written.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(put).result()
 
 
 def read_stamped(path: str) -> tuple[bytes, tuple[int, int] | None]:

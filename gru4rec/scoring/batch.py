@@ -99,14 +99,15 @@ def run(job: Job) -> Done:
 
 def _unchanged(job: Job) -> Done | None:
     found = manifest.current(job.place)
-    if found and found["key"] == job.key and manifest.whole(job.place, found):
+    # A version of its own has a result of its own, even where it is the same model again.
+    if found and (found["key"], found["result"]) == (job.key, job.name) and manifest.whole(job.place, found):
         return Done(found, True, len(found["files"]), 0, 0.0)
     return None
 
 
 def _make(job: Job, check_lock: Any, stack: contextlib.ExitStack) -> Done:
     """Ray, where it is needed, is connected until the `stack` ends."""
-    settings, cut = job.settings, source.pieces(job.found)
+    settings, cut = job.settings, source.pieces(job.found, top_k=job.settings.top_k)
     work = Work(
         folder=storage.join(job.place, job.name),
         key=job.key,

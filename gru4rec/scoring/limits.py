@@ -91,4 +91,5 @@ def _in_type(ids: Sequence[str], kind: pa.DataType) -> pa.Array:
     if not is_integer(kind):
         return pa.array(ids, pa.string())
     numbers = [int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else None for text in ids]
-    return pa.array([n if n is not None and -(2**63) <= n < 2**63 else None for n in numbers], pa.int64())
+    low, high, wide = (0, 2**64, pa.uint64()) if pa.types.is_uint64(kind) else (-(2**63), 2**63, pa.int64())
+    return pa.array([n if n is not None and low <= n < high else None for n in numbers], wide)

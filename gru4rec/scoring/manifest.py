@@ -51,7 +51,7 @@ def place(out: str, date: str) -> str:
 
 def key(model: str, source: sources.Source, settings: Mapping[str, Any]) -> str:
     """What tells results apart, 64 hexadecimal digits: equal keys, equal lists. `model` is the model's digest."""
-    cut = [sources.SMALLEST_PIECE, sources.LARGEST_PIECE, sources.PIECES]
+    cut = [sources.SMALLEST_PIECE, sources.LARGEST_PIECE, sources.PIECES, sources.ENTRIES]
     parts = {"model": model, "input": source.digest, "settings": dict(settings), "pieces": cut}
     return hashlib.sha256(json.dumps([FORMAT_VERSION, parts], sort_keys=True).encode()).hexdigest()
 
@@ -74,11 +74,11 @@ def result_name(version: str | None, key: str) -> str:
 
 
 def check_out(out: str, date: str, sessions: str) -> None:
-    """Raises InputError where `out` holds the input, or anything but results of this job."""
+    """Raises InputError where `out` holds the input or lies in it, or holds anything but results of this job."""
     target = storage.absolute(out)
     (filesystem, inner), (source, lies) = storage.locate(target), storage.locate(storage.absolute(sessions))
-    if filesystem == source and f"{lies}/".startswith(f"{inner}/"):
-        raise InputError(f"--out {shown(out)}: holds the sessions to score; name another folder")
+    if filesystem == source and (f"{lies}/".startswith(f"{inner}/") or f"{inner}/".startswith(f"{lies}/")):
+        raise InputError(f"--out {shown(out)}: holds the sessions to score, or lies among them; name another folder")
     for folder in dict.fromkeys([target, place(out, date)]):
         filesystem, inner = storage.locate(folder)
         if filesystem.get_file_info(inner).type == fs.FileType.File:
@@ -127,7 +127,7 @@ def current(folder: str) -> dict[str, Any] | None:
 
 def whole(folder: str, content: Mapping[str, Any]) -> bool:
     """Whether every file that the manifest lists is there, as large as it says."""
-    files = content["files"]
+    files = [*content["files"], *filter(None, [content.get("exposure")])]
     return storage.sizes(folder, [file["name"] for file in files]) == [file["bytes"] for file in files]
 
 

@@ -20,7 +20,7 @@ from gru4rec.sessions.catalogue import UNKNOWN, Encoder
 
 PARTITION_ROWS = 5_000_000
 FOOTER = b"gru4rec"
-_UNREADABLE = (OSError, pa.ArrowException, ValueError)
+DAMAGED = (OSError, pa.ArrowException, ValueError, KeyError)  # what reading a file raises that is not as it was written
 
 
 class Part(NamedTuple):
@@ -87,7 +87,7 @@ def read_footer(folder: str, name: str) -> dict[str, Any]:
         with filesystem.open_input_file(inner) as file:
             noted = (pq.ParquetFile(file).metadata.metadata or {}).get(FOOTER)
             return json.loads(noted) if noted else {}
-    except _UNREADABLE:
+    except DAMAGED:
         return {}
 
 
@@ -101,10 +101,9 @@ def verify(folder: str, name: str, longest: int, items: int, index_of: Encoder) 
     found = _Found(name, longest, items, index_of)
     filesystem, inner = storage.locate(storage.join(folder, name))
     with filesystem.open_input_file(inner) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
         noted = json.loads((parquet.metadata.metadata or {}).get(FOOTER, b"{}"))
-        columns = ["items", "scores", "fallback", "unknown_clicks"]
-        for batch in parquet.iter_batches(batch_size=65_536, columns=columns):
+        for batch in parquet.iter_batches(batch_size=65_536):  # of all columns: each byte is looked at
             found.add(batch)
         size = file.size()
     rejected, corrupt = noted.get("rejected", 0), tuple(noted.get("corrupt", ()))
@@ -180,12 +179,17 @@ def distinct_sessions(folder: str, names: Sequence[str], partition: int = 0, of:
     for name in names:
         filesystem, inner = storage.locate(storage.join(folder, name))
         with filesystem.open_input_file(inner) as file:
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=262_144, columns=["session_id"]):
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            for batch in parquet.iter_batches(batch_size=262_144, columns=["session_id"]):
                 found = hashes(batch["session_id"])
                 kept.append(np.unique(found[found % np.uint64(of) == partition]))
     return len(np.unique(np.concatenate(kept))) if kept else 0
 
 
 def hashes(session_id: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A hash of each session id, [n] uint64."""
-    return pd.util.hash_array(session_id.to_pandas().to_numpy(), categorize=False)
+    """A hash of each session id, [n] uint64; 0 for a missing one."""
+    known = pc.is_valid(session_id).to_numpy(zero_copy_only=False) if session_id.null_count else slice(None)
+    found = np.zeros(len(session_id), np.uint64)
+    # Without the missing ones, beside which pandas would have whole numbers as floating ones.
+    found[known] = pd.util.hash_array(session_id.drop_null().to_pandas().to_numpy(), categorize=False)
+    return found

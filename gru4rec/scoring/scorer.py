@@ -3,6 +3,7 @@
 A part that an earlier run of the same command has written is only read back.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -97,9 +98,10 @@ class Scorer:
         folder, key = self.work.folder, self.work.key
         beside = states.states_name(number)
         if parts.kept(folder, number, key) and (not self.work.remember or parts.kept(folder, number, key, beside)):
-            found = self._verified(number)
-            if not found.part.first_wrong:
-                return found._replace(kept=True)
+            with contextlib.suppress(*parts.DAMAGED):  # it is made again
+                found = self._verified(number)
+                if not found.part.first_wrong:
+                    return found._replace(kept=True)
         read = self.reader.read(spans)
         sessions = self.empty() if read.sessions is None else read.sessions
         if self.work.remember:
@@ -168,7 +170,7 @@ class Scorer:
             return nothing, 1
         try:
             return states.known(self.work.earlier, self.index, session_id, clicks, sum(self.widths)), 0
-        except (OSError, pa.ArrowException, ValueError, KeyError):
+        except parts.DAMAGED:
             return nothing, 1
 
     def _session_id(self, sessions: pa.Table) -> pa.ChunkedArray:

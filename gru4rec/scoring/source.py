@@ -23,6 +23,7 @@ from gru4rec.storage import shown
 COLUMNS = ["session_id", "items"]
 _CHUNK = 4 << 20  # bytes read at a time
 SMALLEST_PIECE, LARGEST_PIECE, PIECES = 4096, 131_072, 64
+ENTRIES = 1 << 24  # of all lists of a piece, at most: its texts must stay below 2 GiB
 
 
 class Span(NamedTuple):
@@ -31,6 +32,7 @@ class Span(NamedTuple):
     path: str
     first: int
     rows: int
+    stamp: str = ""  # of the file, when it was looked at first; "": whatever it is
 
 
 class Source(NamedTuple):
@@ -43,6 +45,7 @@ class Source(NamedTuple):
     digest: str  # of the bytes of all files, with their names
     prepared: pa.Table | None  # the items table that the clicks are indices of; None: clicks are item ids
     skipped: tuple[str, ...] = ()  # files that are no Parquet, each with the reason, where they are to be left out
+    stamps: tuple[str, ...] = ()  # of each of `files`, before its content was read
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -63,6 +66,7 @@ class _Footer(NamedTuple):
     schema: pa.Schema
     digest: bytes
     content: bytes
+    stamp: str
 
 
 def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source:
@@ -93,15 +97,19 @@ def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(functools.partial(_footer_or_error, skip_corrupt=skip_corrupt), paths))
     skipped = [footer for footer in found if isinstance(footer, Corrupt)]
+    left_out = [file for file, footer in zip(paths, found, strict=True) if isinstance(footer, Corrupt)]
     paths = [file for file, footer in zip(paths, found, strict=True) if isinstance(footer, _Footer)]
     footers = [footer for footer in found if isinstance(footer, _Footer)]
     if skipped and not footers:
         raise skipped[0]
     _check(paths, footers, pa.int32() if prepared else item_ids)
+    _common_type(paths, footers, "items")  # a piece may be of several files
     digest, content = hashlib.sha256(), hashlib.sha256()
     for file, footer in zip(paths, footers, strict=True):
         digest.update(file.rpartition("/")[2].encode() + b"\0" + footer.digest)
         content.update(file.rpartition("/")[2].encode() + b"\0" + footer.content)
+    for file in left_out:
+        content.update(file.rpartition("/")[2].encode() + b"\0left out\0")
     if prepared:
         content.update(prepared.fingerprint.encode())  # of its items, which give the indices their meaning, as well
     return Source(
@@ -112,6 +120,7 @@ def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source
         digest=content.hexdigest(),
         prepared=prepared.items if prepared else None,
         skipped=tuple(map(str, skipped)),
+        stamps=tuple(footer.stamp for footer in footers),
     )
 
 
@@ -138,16 +147,24 @@ def _footer_or_error(path: str, skip_corrupt: bool) -> _Footer | Corrupt:
         raise
 
 
+def _stamp(path: str) -> str:
+    """What changes where a file is written anew."""
+    filesystem, inner = storage.locate(path)
+    found = filesystem.get_file_info(inner)
+    return f"{found.size} {found.mtime_ns}"
+
+
 def _footer(path: str) -> _Footer:
     filesystem, inner = storage.locate(path)
     try:
+        stamp = _stamp(path)  # first: what is written from now on is noticed
         with filesystem.open_input_file(inner) as file:
             size = file.size()
             parquet = pq.ParquetFile(file)
             length = parquet.metadata.serialized_size
             tail = file.read_at(length + 8, max(0, size - length - 8))
             digest = hashlib.sha256(tail + str(size).encode()).digest()
-            return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest, _content(file))
+            return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest, _content(file), stamp)
     except (OSError, pa.ArrowException) as error:
         kind = Corrupt if _can_be_read(path, None) else InputError
         raise kind(f"{shown(path)}: not a readable Parquet file: {error}") from error
@@ -197,37 +214,49 @@ def _check(paths: Sequence[str], footers: Sequence[_Footer], item_ids: pa.DataTy
 
 
 def _common_session_id(paths: Sequence[str], footers: Sequence[_Footer]) -> pa.DataType:
-    schema = pa.schema([("session_id", pa.null())])
-    for path, footer in zip(paths, footers, strict=True):
-        field = footer.schema.field("session_id")
-        try:
-            schema = pa.unify_schemas([schema, pa.schema([field])], promote_options="permissive")
-        except pa.ArrowException as error:
-            found = schema.field("session_id").type
-            raise InputError(
-                f"{shown(path)}: session_id is {field.type}, in the files before {found}; convert one"
-            ) from error
-    kind = schema.field("session_id").type
+    kind = _common_type(paths, footers, "session_id")
+    whole = [pa.types.is_integer(footer.schema.field("session_id").type) for footer in footers]
+    if pa.types.is_floating(kind) and any(whole):
+        at = next(i for i, footer in enumerate(footers) if pa.types.is_floating(footer.schema.field("session_id").type))
+        raise InputError(
+            f"{shown(paths[at])}: session_id is {kind}, in {shown(paths[whole.index(True)])} a whole number, which a "
+            "large one would not stay; convert one"
+        )
     return pa.int64() if pa.types.is_null(kind) else kind
 
 
-def pieces(source: Source, size: int | None = None) -> list[list[Span]]:
+def _common_type(paths: Sequence[str], footers: Sequence[_Footer], column: str) -> pa.DataType:
+    """The type that the column of all files can be read as. Raises InputError where there is none."""
+    schema = pa.schema([(column, pa.null())])
+    for path, footer in zip(paths, footers, strict=True):
+        field = footer.schema.field(column)
+        try:
+            schema = pa.unify_schemas([schema, pa.schema([field])], promote_options="permissive")
+        except pa.ArrowException as error:
+            found = schema.field(column).type
+            raise InputError(
+                f"{shown(path)}: {column} is {field.type}, in the files before {found}; convert one"
+            ) from error
+    return schema.field(column).type
+
+
+def pieces(source: Source, size: int | None = None, top_k: int = 20) -> list[list[Span]]:
     """The sessions in pieces of `size` rows (the last may be shorter), in order.
 
-    By default about 64 pieces, of 4,096 to 131,072 rows each.
+    By default about 64 pieces, of 4,096 to 131,072 rows each, and fewer for lists of more than 128 items.
     """
     if size is None:
-        size = min(max(-(-source.rows // PIECES), SMALLEST_PIECE), LARGEST_PIECE)
+        size = min(max(-(-source.rows // PIECES), SMALLEST_PIECE), LARGEST_PIECE, max(1, ENTRIES // top_k))
     cut: list[list[Span]] = []
     room = 0
-    for path, rows in source.files:
+    for (path, rows), stamp in zip(source.files, source.stamps or [""] * len(source.files), strict=True):
         first = 0
         while first < rows:
             if room == 0:
                 cut.append([])
                 room = size
             count = min(room, rows - first)
-            cut[-1].append(Span(path, first, count))
+            cut[-1].append(Span(path, first, count, stamp))
             first, room = first + count, room - count
     return cut
 
@@ -270,8 +299,9 @@ class Reader:
                         raise
                     rejected += end - first
                     corrupt.append(str(error))
-            if start < span.first + span.rows:
-                raise InputError(f"{shown(span.path)}: has changed since the job started")
+            # Looked at after it was read, so that nothing is made of a file that was changed meanwhile.
+            if start < span.first + span.rows or (span.stamp and _stamp(span.path) != span.stamp):
+                raise InputError(f"{shown(span.path)}: has changed since the job started; run the same command again")
         sessions = pa.concat_tables(parts, promote_options="permissive") if parts else None
         return Read(sessions, rejected, tuple(corrupt))
 

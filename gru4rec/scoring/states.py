@@ -163,13 +163,16 @@ def remove_older(out: str, date: str) -> None:
 
     Of the last `NIGHTS` alone, since each night does this: manifests still name what is long deleted.
     """
-    older = [content for content in manifest.nights(out, date, NIGHTS) if content.get("states")][1:]
-    for content in older:
+    nights = manifest.nights(out, date, NIGHTS)
+    newest = next((at for at, content in enumerate(nights) if content.get("states")), len(nights))
+    for content in nights[newest + 1 :]:
         place = manifest.place(out, content["date"])
-        for file in content["states"]["files"]:
-            path = storage.join(place, file["name"])
-            if storage.exists(path):
-                storage.remove_file(path)
+        for name in storage.list_folders(place):  # results that counted before, among them, but none that is being made
+            folder = storage.join(place, name)
+            if storage.exists(storage.join(folder, manifest.MANIFEST)):
+                for file in storage.list_files(folder, ".parquet"):
+                    if file.startswith("states-"):
+                        storage.remove_file(storage.join(folder, file))
 
 
 def _places(at: Index, hashes: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 
 from gru4rec.model.encode import Start, final
 from gru4rec.model.network import GRU4Rec, forward, input_rows, zero_states
-from gru4rec.scoring.topk import COLUMNS, Assortment, best_items
+from gru4rec.scoring.topk import COLUMNS, SCORE_BYTES, Assortment, best_items
 from gru4rec.sessions.prepared import Sessions
 
 _BEST = 20  # items of each list that is compared
@@ -21,7 +21,11 @@ _TIMES = (1, 2, 3, 5, 16)  # so many multiples are compared with all rows at onc
 
 def rows(model: GRU4Rec) -> int:
     """Of how many rows batches should be multiples."""
-    return _ROWS.get(model.device.type, _ROWS["cuda"])
+    if model.device.type == "cpu":
+        return _ROWS["cpu"]
+    # Of a large catalogue, 4,096 rows of scores would not fit the block; the same for it on every night.
+    fit = SCORE_BYTES["cuda"] // (4 * model.item_count)
+    return max(64, min(_ROWS["cuda"], 1 << max(0, fit.bit_length() - 1)))
 
 
 @torch.inference_mode()

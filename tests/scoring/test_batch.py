@@ -19,7 +19,7 @@ from gru4rec.config import Hyperparameters, Score
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.model.network import initialise
 from gru4rec.scoring import batch, lock, parts, scorer, source
-from gru4rec.scoring.recommend import recommend
+from gru4rec.scoring.recommend import lists, recommend
 from gru4rec.sessions.catalogue import catalogue
 from gru4rec.tracking.folder import LoadedModel
 
@@ -144,6 +144,64 @@ def test_a_date_is_a_folder_and_another_version_a_new_result(tmp_path, settings,
     assert published(out)[1]["result"] == third
 
 
+def test_the_same_model_as_another_version_is_another_result(tmp_path, settings, raw, here):
+    first = run(settings, version="3").content["result"]
+    again = run(settings, version="4")
+    assert not again.unchanged
+    assert again.content["model"]["version"] == "4"
+    assert published(tmp_path / "out")[1]["result"] == again.content["result"] != first
+    assert run(settings, version="4").unchanged
+
+
+def test_what_the_next_night_reads_is_made_again_where_it_is_lost(tmp_path, settings, raw, here):
+    first = run(settings).content
+    (tmp_path / "out" / first["exposure"]["name"]).unlink()
+    again = run(settings)
+    assert not again.unchanged
+    assert (again.kept, again.scored) == (7, 0)
+    published(tmp_path / "out")
+
+
+def test_a_damaged_part_of_a_run_that_was_killed_is_made_again(tmp_path, settings, raw, here):
+    first = run(settings).content
+    whole = bytes_of(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    path = tmp_path / "out" / first["files"][2]["name"]
+    for at in (5, path.stat().st_size // 3):
+        content = bytearray(path.read_bytes())
+        content[at] ^= 255
+        path.write_bytes(content)
+        assert run(settings).kept == 6
+        assert bytes_of(tmp_path / "out") == whole
+        (tmp_path / "out" / "manifest.json").unlink()
+
+
+def test_a_file_that_comes_damaged_after_the_result_is_told_of(tmp_path, settings, raw, here):
+    given = replace(settings, skip_corrupt=True, max_rejected_share=0.2)
+    run(given)
+    (tmp_path / "in" / "c.parquet").write_bytes(b"half of one")
+    with pytest.raises(GRU4RecError, match="gate rejected_share"):
+        run(given)
+    done = run(replace(given, max_rejected_share=0.5))
+    assert not done.unchanged
+    assert len(done.content["input"]["corrupt"]) == 1
+
+
+def test_input_that_changes_while_it_is_scored_is_not_published(tmp_path, settings, raw, here, monkeypatch):
+    run(settings, OTHER, "2")
+    before, write = bytes_of(tmp_path / "out"), parts.write_part
+
+    def changed(folder, number, *given):
+        if number == 3:
+            pq.write_table(sessions(160, seed=9), tmp_path / "in" / "b.parquet")
+        return write(folder, number, *given)
+
+    monkeypatch.setattr(parts, "write_part", changed)
+    with pytest.raises(InputError, match=r"b\.parquet: has changed since the job started; run the same command again"):
+        run(settings)
+    assert bytes_of(tmp_path / "out") == before
+
+
 class Killed(BaseException):
     pass
 
@@ -234,11 +292,11 @@ def test_a_list_that_is_wrong_is_not_published(tmp_path, settings, raw, here, mo
     before = bytes_of(tmp_path / "out")
 
     def wrong(*given, **more):
-        found = recommend(*given, **more)
+        found = lists(*given, **more)
         twice = pa.array([row[:1] * len(row) for row in found["items"].to_pylist()])
         return found.set_column(1, "items", twice)
 
-    monkeypatch.setattr(scorer, "recommend", wrong)
+    monkeypatch.setattr(scorer, "lists", wrong)
     with pytest.raises(GRU4RecError, match=r"gate repeated: 1500 is not == 0 \(part-00000.parquet: row 0: .* twice"):
         run(settings)
     assert bytes_of(tmp_path / "out") == before

@@ -50,6 +50,11 @@ def test_ids_of_text_are_taken_as_they_are(tmp_path):
     assert limits(TEXTS, path, "").items.tolist() == [1, 2, 3]
 
 
+def test_the_largest_whole_numbers(tmp_path):
+    unsigned = known(pa.array([2**63 + 5, 7], pa.uint64()))
+    assert limits(unsigned, "", write(tmp_path / "a.csv", f"item_id\n{2**63 + 5}\n-1\n{2**64}\n")).items.tolist() == [1]
+
+
 def test_both_files_and_none(tmp_path):
     only, without = write(tmp_path / "only", "10\n20\n30\n"), write(tmp_path / "without", "20\n")
     assert limits(INTS, only, without).items.tolist() == [0, 2]

@@ -121,8 +121,8 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, text):
 
 
 def test_out_may_not_hold_the_input(tmp_path):
-    for sessions in (tmp_path, tmp_path / "raw", tmp_path / "raw" / "a.parquet"):
-        with pytest.raises(InputError, match="holds the sessions to score"):
+    for sessions in (tmp_path, tmp_path / "raw", tmp_path / "raw" / "a.parquet", tmp_path.parent):
+        with pytest.raises(InputError, match="holds the sessions to score, or lies among them"):
             manifest.check_out(str(tmp_path), "", str(sessions))
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gru4rec.scoring import parts
@@ -109,7 +110,15 @@ def test_equal_parts_have_equal_bytes(tmp_path):
     assert (tmp_path / name).read_bytes() == first
 
 
-@pytest.mark.parametrize("ids", [[3, 1, 3, 2, 1, 9], ["c", "a", "c", "b", "a", "z"], ["c", None, "c", "b", None, "z"]])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [3, 1, 3, 2, 1, 9],
+        ["c", "a", "c", "b", "a", "z"],
+        ["c", None, "c", "b", None, "z"],
+        [3, None, 3, 1, None, 2**62 + 1],
+    ],
+)
 @pytest.mark.parametrize("of", [1, 3])
 def test_distinct_sessions_add_up_over_partitions(tmp_path, ids, of):
     names = [
@@ -117,6 +126,33 @@ def test_distinct_sessions_add_up_over_partitions(tmp_path, ids, of):
         for number in range(2)
     ]
     assert sum(parts.distinct_sessions(str(tmp_path), names, p, of) for p in range(of)) == 4
+
+
+def test_a_whole_number_has_the_same_hash_beside_a_missing_one():
+    beside, alone = parts.hashes(pa.array([2**53 + 1, None, 2**53])), parts.hashes(pa.array([2**53 + 1, 2**53]))
+    assert beside[[0, 2]].tolist() == alone.tolist()
+    assert len(set(beside)) == 3
+
+
+def test_every_wrong_bit_is_seen(tmp_path):
+    """Of pages; what lies between them says where they are."""
+    given = table([[1, 2]] * 500, [[1, 0.5]] * 500).append_column("embedding", pa.array([[0.5, 0.25]] * 500))
+    name = parts.write_part(str(tmp_path), 0, given, "key")
+    content = (tmp_path / name).read_bytes()
+    expected, random = parts.verify(str(tmp_path), name, 2, 10, INDEX_OF)[0], np.random.default_rng(0)
+    seen = 0
+    for at in random.integers(4, len(content) // 2, 100):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << random.integers(8)
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            found = parts.verify(str(tmp_path), name, 2, 10, INDEX_OF)[0]
+        except parts.DAMAGED:
+            seen += 1
+            continue
+        read = pq.read_table(tmp_path / name)
+        assert read.equals(pq.read_table(pa.BufferReader(content))) or found != expected
+    assert seen > 50
 
 
 def test_partitions_grow_with_the_rows():

@@ -155,6 +155,36 @@ def test_files_of_unlike_types_share_a_session_id_or_are_refused(tmp_path):
         source.find(str(tmp_path), INT)
 
 
+def test_session_ids_that_would_change_are_refused(tmp_path):
+    write(tmp_path / "a.parquet", [[1]])
+    pq.write_table(pa.table({"session_id": [2.0], "items": [[1]]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet: session_id is double, in .*a\.parquet a whole number"):
+        source.find(str(tmp_path), INT)
+
+
+def test_lists_that_cannot_be_read_together_are_refused(tmp_path):
+    rows = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array(["x"]).dictionary_encode())
+    pq.write_table(pa.table({"session_id": [1], "items": [["x"]]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"session_id": [2], "items": rows}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet: items is list<.*dictionary.*, in the files before list"):
+        source.find(str(tmp_path), pa.string())
+
+
+def test_longer_lists_make_smaller_pieces():
+    found = source.Source("", [("a", 10**7)], INT, "", "", None)
+    sizes = {k: source.pieces(found, top_k=k)[0][0].rows for k in (20, 128, 500, 10**9)}
+    assert sizes == {20: 131_072, 128: 131_072, 500: source.ENTRIES // 500, 10**9: 1}
+
+
+def test_a_file_that_is_written_anew_under_the_job_is_noticed(tmp_path):
+    path = write(tmp_path / "a.parquet", [[1], [2], [3]])
+    (spans,) = source.pieces(source.find(path, INT))
+    assert source.Reader().read(spans).sessions.num_rows == 3
+    write(tmp_path / "a.parquet", [[4], [5], [6]])
+    with pytest.raises(InputError, match=r"a\.parquet: has changed since the job started; run the same"):
+        source.Reader().read(spans)
+
+
 def test_a_file_that_shrinks_under_the_job_is_noticed(tmp_path):
     path = write(tmp_path / "a.parquet", [[1], [2], [3]])
     with pytest.raises(InputError, match="has changed"):

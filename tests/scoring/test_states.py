@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -260,6 +262,22 @@ def test_a_part_without_its_states_is_made_again(settings):
     (place / first.content["states"]["files"][3]["name"]).unlink()
     done = run(settings, rows, "2026-11-20")
     assert (done.kept, done.scored) == (4, 40)
+
+
+def test_states_of_results_that_others_took_the_place_of_go_too(settings):
+    rows = drawn(120)
+    for date in ("2026-11-20", "2026-11-21", "2026-11-22"):
+        run(settings, rows, date)
+        run(settings, next_night(rows), date)  # late sessions: the same date once more
+    held = {path.parts[-3] for path in Path(settings.out).rglob("states-*")}
+    assert held == {"date=2026-11-21", "date=2026-11-22"}
+
+
+def test_on_a_gpu_scores_of_a_batch_fit_the_block():
+    def rows(items):
+        return steady.rows(SimpleNamespace(device=torch.device("cuda"), item_count=items))
+
+    assert [rows(items) for items in (1_000, 50_000, 1_000_000, 5_000_000, 10**9)] == [4096, 4096, 256, 64, 64]
 
 
 def test_steadiness_is_seen(monkeypatch):
