@@ -170,7 +170,7 @@ def test_rayjobs_end_and_are_tried_again(manifests):
 
 def test_pods_are_locked_up(manifests):
     found = pods(manifests)
-    assert len(found) >= 4 * 3 + 2
+    assert len(found) >= 4 * 3 + 3
     for where, pod in found.items():
         user = pod["securityContext"]
         assert user["runAsNonRoot"] is True, where
@@ -219,15 +219,22 @@ def test_only_workers_are_on_spot_nodes(manifests):
 
 def test_the_night_is_started_once(manifests):
     nights = of_kind(manifests, "CronJob") | of_kind(manifests, "RayCronJob")
-    night = nights["score"]["spec"]
+    night, by_hand = nights["score"]["spec"], nights["run"]["spec"]
     assert schema.cron_problem(night["schedule"]) == ""
     assert night["timeZone"] in zoneinfo.available_timezones()
     if nights["score"]["kind"] == "CronJob":
         assert night["concurrencyPolicy"] == "Forbid"
         job = night["jobTemplate"]["spec"]
         assert job["template"]["spec"]["restartPolicy"] == "Never"
-        limits = [spec["activeDeadlineSeconds"] for spec in rayjobs(manifests).values()]
-        assert job["activeDeadlineSeconds"] > max(limits)
+        assert {**job, "activeDeadlineSeconds": 0} == {**by_hand["jobTemplate"]["spec"], "activeDeadlineSeconds": 0}
+        assert job["activeDeadlineSeconds"] > longest(rayjobs(manifests)["score"])
+    assert by_hand["suspend"] is True
+    assert by_hand["jobTemplate"]["spec"]["activeDeadlineSeconds"] > max(map(longest, rayjobs(manifests).values()))
+
+
+def longest(spec: dict) -> int:
+    """Seconds that a RayJob may take: KubeRay counts each try anew."""
+    return (spec["backoffLimit"] + 1) * spec["activeDeadlineSeconds"]
 
 
 def test_what_is_referred_to_is_there(manifests):
