@@ -16,24 +16,12 @@ from gru4rec import cli, config
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "cluster" / "kubernetes"
 JOBS = {"prepare": config.Prepare, "train": config.Train, "tune": config.Tune, "score": config.Score}
-CRON = """
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [../overlays/cpu]
-components: [../raycronjob]
-"""
+OVERLAYS = ["cpu", "gpu", "cpu-raycronjob", "gpu-raycronjob"]
 
 
-@pytest.fixture(scope="module", params=["cpu", "gpu", "raycronjob"])
-def overlay(request, tmp_path_factory):
-    """The folder of an overlay in a copy of the project; the third one has the night as a RayCronJob."""
-    copied = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
-    shutil.copytree(KUBERNETES, copied)
-    if request.param != "raycronjob":
-        return copied / "overlays" / request.param
-    (copied / "night").mkdir()
-    (copied / "night" / "kustomization.yaml").write_text(CRON)
-    return copied / "night"
+@pytest.fixture(scope="module", params=OVERLAYS)
+def overlay(request):
+    return KUBERNETES / "overlays" / request.param
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +98,7 @@ def test_kustomize_makes_the_same_of_it(overlay, manifests):
 
 def test_nothing_is_left_over():
     """Each file is used by a kustomization, and what is referred to is there."""
+    assert sorted(path.name for path in (KUBERNETES / "overlays").iterdir()) == sorted(OVERLAYS)
     for rules in KUBERNETES.rglob("kustomization.yaml"):
         text = rules.read_text()
         for path in rules.parent.glob("*.*"):
@@ -267,6 +256,16 @@ def test_mlflow_answers_by_the_names_it_is_called_by(manifests):
     for host in (uri.removeprefix("http://"), "localhost:5000"):
         assert security_utils.is_allowed_host_header(hosts, host)
     assert not security_utils.is_allowed_host_header(hosts, "elsewhere.example.com")
+
+
+def test_the_night_is_the_rayjob_score(overlay, manifests):
+    """A RayCronJob has what the overlay made of it: its image, and GPUs where there are some."""
+    nights = [one["spec"]["jobTemplate"] for one in of_kind(manifests, "RayCronJob").values()]
+    assert len(nights) == overlay.name.endswith("-raycronjob")
+    assert ("CronJob", "score") not in {(one["kind"], one["metadata"]["name"]) for one in manifests} or not nights
+    for night in nights:
+        assert {**night, "suspend": True} == of_kind(manifests, "RayJob")["score"]["spec"]
+        assert ("nvidia.com/gpu" in str(night)) == overlay.name.startswith("gpu")
 
 
 def test_versions_are_those_of_the_image(manifests):
