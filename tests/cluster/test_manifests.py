@@ -206,6 +206,17 @@ def test_only_workers_are_on_spot_nodes(manifests):
             assert {rule["operator"] for rule in term["matchExpressions"]} == {"NotIn", "DoesNotExist"}
 
 
+def test_nobody_moves_what_would_begin_again(manifests):
+    for spec in rayjobs(manifests).values():
+        cluster = spec["rayClusterSpec"]
+        for template in (cluster["headGroupSpec"]["template"], spec["submitterPodTemplate"]):
+            assert template["metadata"]["annotations"] == {
+                "karpenter.sh/do-not-disrupt": "true",
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            }
+        assert "annotations" not in cluster["workerGroupSpecs"][0]["template"]["metadata"]
+
+
 def test_the_night_is_started_once(manifests):
     nights = of_kind(manifests, "CronJob") | of_kind(manifests, "RayCronJob")
     night, by_hand = nights["score"]["spec"], nights["run"]["spec"]
