@@ -175,12 +175,28 @@ def test_pods_are_locked_up(manifests):
             assert locked["allowPrivilegeEscalation"] is False
             assert locked["capabilities"] == {"drop": ["ALL"]}
             resources = container["resources"]
-            assert resources["requests"].keys() == {"cpu", "memory"} <= resources["limits"].keys()
+            assert {"cpu", "memory"} <= resources["requests"].keys() <= resources["limits"].keys()
             for mount in container["volumeMounts"]:
                 volume = volumes.get(mount["name"], {"claim": True})
                 assert volume.get("emptyDir", {"sizeLimit": "1Gi"})["sizeLimit"], "no volume without an end"
             for variable in container.get("env", []):
                 assert not re.search("PASSWORD|SECRET|TOKEN", variable["name"]) or "value" not in variable, where
+
+
+def test_disks_are_asked_for(manifests):
+    """A pod gets a node whose disk has room for what it may write, and is not evicted for what its volumes hold."""
+    for where, pod in pods(manifests).items():
+        empty = [volume["emptyDir"] for volume in pod.get("volumes", []) if "emptyDir" in volume]
+        most = sum(gibibytes(one["sizeLimit"]) for one in empty if one.get("medium") != "Memory")
+        resources = pod["containers"][0]["resources"]
+        if most:
+            limit = gibibytes(resources["limits"]["ephemeral-storage"])
+            assert most < limit, where
+            assert 0.4 * limit <= gibibytes(resources["requests"]["ephemeral-storage"]) <= most
+
+
+def gibibytes(size: str) -> float:
+    return float(size[:-2]) * {"Gi": 1, "Mi": 2**-10}[size[-2:]]
 
 
 def test_ray_has_room_for_its_object_store(manifests):
