@@ -15,7 +15,13 @@ from gru4rec import cli, config
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "cluster" / "kubernetes"
-JOBS = {"prepare": config.Prepare, "train": config.Train, "tune": config.Tune, "score": config.Score}
+JOBS = {
+    "prepare": config.Prepare,
+    "train": config.Train,
+    "tune": config.Tune,
+    "compare": config.Compare,
+    "score": config.Score,
+}
 OVERLAYS = ["cpu", "gpu", "cpu-raycronjob", "gpu-raycronjob"]
 
 
@@ -120,7 +126,7 @@ def test_entrypoints_are_jobs_with_flags_that_these_know(manifests):
         assert (ROOT / "jobs" / Path(script).name).is_file()
         parsed = cli.parse(JOBS[name.split()[0]], flags)
         assert vars(parsed).get("run_name", "RUN_NAME") == "RUN_NAME"
-        places = [vars(parsed).get(where, "") for where in ("storage", "data", "out", "sessions")]
+        places = [vars(parsed).get(where, "") for where in ("storage", "data", "out", "sessions", "report")]
         assert all(place.startswith("s3://") for place in places if isinstance(place, str) and place)
         fits(parsed, spec["rayClusterSpec"]["workerGroupSpecs"][0])
 
@@ -159,7 +165,7 @@ def test_rayjobs_end_and_are_tried_again(manifests):
 
 def test_pods_are_locked_up(manifests):
     found = pods(manifests)
-    assert len(found) >= 4 * 3 + 3
+    assert len(found) >= 5 * 3 + 3
     for where, pod in found.items():
         user = pod["securityContext"]
         assert user["runAsNonRoot"] is True, where
