@@ -40,6 +40,14 @@ def connected(verbose: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
+def may_grow() -> bool:
+    """Whether nodes may join while the job waits: on a cluster that it was submitted to, not on one of its own.
+
+    A cluster that scales from zero has nothing to begin with, and gets nodes for what waits there.
+    """
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def worker_environment(verbose: bool) -> dict[str, str]:
     """Environment variables for every worker process of the job."""
     return {} if verbose else {"PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning"}

@@ -5,7 +5,6 @@ done again; it writes the same file again.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from gru4rec import on_ray
 from gru4rec.config import Score
 from gru4rec.errors import InputError
 from gru4rec.model.network import GRU4Rec
@@ -74,7 +74,7 @@ def _actors(settings: Score, pieces: int) -> int:
     """
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    final = not os.environ.get("RAY_ADDRESS")
+    final = not on_ray.may_grow()
     if settings.gpus_per_actor:
         fit = int(gpus / settings.gpus_per_actor)
         if final and fit < max(1, settings.actors):

@@ -23,7 +23,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gru4rec import storage
+from gru4rec import on_ray, storage
 from gru4rec.config import Hyperparameters, Train
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
@@ -183,14 +183,16 @@ def fit(
     All that is needed to go on lies in the folder `run`, which workers on all nodes must reach: called again with it,
     after whatever happened, training goes on from the newest whole checkpoint. The final model is `run`/model.
     `watch` hears the workers' news every `every_s` seconds on a thread of its own, and once more at the end. Raises
-    InputError where the cluster cannot hold the workers or a file of the data is damaged, GRU4RecError where training
+    InputError where this machine cannot hold the workers or a file of the data is damaged, GRU4RecError where training
     fails, which names the last good checkpoint.
     """
-    _check_resources(settings)
+    lacking = _lacking(settings)
     attempt = uuid.uuid4().hex
     storage.write_bytes(storage.join(run, loop.ATTEMPT), attempt.encode())
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = NoticeBoard.options(scheduling_strategy=here).remote(settings.max_failures)  # type: ignore[attr-defined]
+    if lacking:
+        ray.get(board.say.remote(f"{lacking}; waiting for more to join"))
     least, most = settings.worker_range
     trainer = TorchTrainer(
         _work,
@@ -270,17 +272,21 @@ def _listening(board: Any, watch: Callable[[News], None], every_s: float) -> Ite
         listener.join()
 
 
-def _check_resources(settings: Train) -> None:
-    """Refuse at once what the cluster could never start; Ray would wait for it forever."""
+def _lacking(settings: Train) -> str:
+    """What the workers need and the cluster does not have; empty for nothing.
+
+    Raises InputError where nothing can join: Ray would wait for it forever.
+    """
     have = ray.cluster_resources()
     workers, _ = settings.worker_range
     need = {"CPU": workers * settings.threads, "GPU": workers if settings.gpus else 0}
     for kind, wanted in need.items():
         if wanted > have.get(kind, 0):
-            raise InputError(
-                f"--workers {settings.workers} need {wanted} {kind}s and the cluster has {have.get(kind, 0):g}: "
-                "lower --workers or --threads, or join a larger cluster"
-            )
+            lacking = f"--workers {settings.workers} need {wanted} {kind}s and the cluster has {have.get(kind, 0):g}"
+            if not on_ray.may_grow():
+                raise InputError(f"{lacking}: lower --workers or --threads, or join a larger cluster")
+            return lacking
+    return ""
 
 
 def _with_checkpoint(error: Exception, kept: str) -> Exception:

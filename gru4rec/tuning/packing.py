@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gru4rec import on_ray
 from gru4rec.config import Hyperparameters, Tune
 from gru4rec.errors import InputError
 from gru4rec.evaluation import ranking
@@ -110,12 +111,15 @@ def probe(settings: Hyperparameters, data: str) -> Measured:
 def gpus_per_trial(settings: Tune, highest: Hyperparameters, data: str, say: Callable[[str], None]) -> float:
     """The fraction of a GPU for each trial, measured with `highest` on one of the GPUs, which are taken to be alike.
 
-    Raises InputError where the cluster has none. Ray must be connected.
+    Raises InputError where this machine has none; a cluster that the job was submitted to may get one while it waits.
+    Ray must be connected.
     """
     import ray
 
     if ray.cluster_resources().get("GPU", 0) < 1:
-        raise InputError("--pack-gpus: the cluster has no GPU")
+        if not on_ray.may_grow():
+            raise InputError("--pack-gpus: the cluster has no GPU")
+        say("--pack-gpus: the cluster has no GPU yet; waiting for one to join")
     # The process ends with the call: its memory on the GPU is the trials'.
     task = ray.remote(num_cpus=settings.threads, num_gpus=1, max_calls=1, max_retries=2)(probe)
     found = ray.get(task.remote(highest, data))

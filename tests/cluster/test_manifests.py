@@ -15,25 +15,19 @@ from gru4rec import cli, config
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "cluster" / "kubernetes"
-JOBS = {"prepare": config.Prepare, "train": config.Train, "tune": config.Tune, "score": config.Score}
-CRON = """
-apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [../overlays/cpu]
-components: [../raycronjob]
-"""
+JOBS = {
+    "prepare": config.Prepare,
+    "train": config.Train,
+    "tune": config.Tune,
+    "compare": config.Compare,
+    "score": config.Score,
+}
+OVERLAYS = ["cpu", "gpu", "cpu-raycronjob", "gpu-raycronjob"]
 
 
-@pytest.fixture(scope="module", params=["cpu", "gpu", "raycronjob"])
-def overlay(request, tmp_path_factory):
-    """The folder of an overlay in a copy of the project; the third one has the night as a RayCronJob."""
-    copied = tmp_path_factory.mktemp("kubernetes") / "kubernetes"
-    shutil.copytree(KUBERNETES, copied)
-    if request.param != "raycronjob":
-        return copied / "overlays" / request.param
-    (copied / "night").mkdir()
-    (copied / "night" / "kustomization.yaml").write_text(CRON)
-    return copied / "night"
+@pytest.fixture(scope="module", params=OVERLAYS)
+def overlay(request):
+    return KUBERNETES / "overlays" / request.param
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +104,7 @@ def test_kustomize_makes_the_same_of_it(overlay, manifests):
 
 def test_nothing_is_left_over():
     """Each file is used by a kustomization, and what is referred to is there."""
+    assert sorted(path.name for path in (KUBERNETES / "overlays").iterdir()) == sorted(OVERLAYS)
     for rules in KUBERNETES.rglob("kustomization.yaml"):
         text = rules.read_text()
         for path in rules.parent.glob("*.*"):
@@ -131,7 +126,7 @@ def test_entrypoints_are_jobs_with_flags_that_these_know(manifests):
         assert (ROOT / "jobs" / Path(script).name).is_file()
         parsed = cli.parse(JOBS[name.split()[0]], flags)
         assert vars(parsed).get("run_name", "RUN_NAME") == "RUN_NAME"
-        places = [vars(parsed).get(where, "") for where in ("storage", "data", "out", "sessions")]
+        places = [vars(parsed).get(where, "") for where in ("storage", "data", "out", "sessions", "report")]
         assert all(place.startswith("s3://") for place in places if isinstance(place, str) and place)
         fits(parsed, spec["rayClusterSpec"]["workerGroupSpecs"][0])
 
@@ -170,7 +165,7 @@ def test_rayjobs_end_and_are_tried_again(manifests):
 
 def test_pods_are_locked_up(manifests):
     found = pods(manifests)
-    assert len(found) >= 4 * 3 + 2
+    assert len(found) >= 5 * 3 + 3
     for where, pod in found.items():
         user = pod["securityContext"]
         assert user["runAsNonRoot"] is True, where
@@ -186,12 +181,28 @@ def test_pods_are_locked_up(manifests):
             assert locked["allowPrivilegeEscalation"] is False
             assert locked["capabilities"] == {"drop": ["ALL"]}
             resources = container["resources"]
-            assert resources["requests"].keys() == {"cpu", "memory"} <= resources["limits"].keys()
+            assert {"cpu", "memory"} <= resources["requests"].keys() <= resources["limits"].keys()
             for mount in container["volumeMounts"]:
                 volume = volumes.get(mount["name"], {"claim": True})
                 assert volume.get("emptyDir", {"sizeLimit": "1Gi"})["sizeLimit"], "no volume without an end"
             for variable in container.get("env", []):
                 assert not re.search("PASSWORD|SECRET|TOKEN", variable["name"]) or "value" not in variable, where
+
+
+def test_disks_are_asked_for(manifests):
+    """A pod gets a node whose disk has room for what it may write, and is not evicted for what its volumes hold."""
+    for where, pod in pods(manifests).items():
+        empty = [volume["emptyDir"] for volume in pod.get("volumes", []) if "emptyDir" in volume]
+        most = sum(gibibytes(one["sizeLimit"]) for one in empty if one.get("medium") != "Memory")
+        resources = pod["containers"][0]["resources"]
+        if most:
+            limit = gibibytes(resources["limits"]["ephemeral-storage"])
+            assert most < limit, where
+            assert 0.4 * limit <= gibibytes(resources["requests"]["ephemeral-storage"]) <= most
+
+
+def gibibytes(size: str) -> float:
+    return float(size[:-2]) * {"Gi": 1, "Mi": 2**-10}[size[-2:]]
 
 
 def test_ray_has_room_for_its_object_store(manifests):
@@ -217,17 +228,35 @@ def test_only_workers_are_on_spot_nodes(manifests):
             assert {rule["operator"] for rule in term["matchExpressions"]} == {"NotIn", "DoesNotExist"}
 
 
+def test_nobody_moves_what_would_begin_again(manifests):
+    for spec in rayjobs(manifests).values():
+        cluster = spec["rayClusterSpec"]
+        for template in (cluster["headGroupSpec"]["template"], spec["submitterPodTemplate"]):
+            assert template["metadata"]["annotations"] == {
+                "karpenter.sh/do-not-disrupt": "true",
+                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            }
+        assert "annotations" not in cluster["workerGroupSpecs"][0]["template"]["metadata"]
+
+
 def test_the_night_is_started_once(manifests):
     nights = of_kind(manifests, "CronJob") | of_kind(manifests, "RayCronJob")
-    night = nights["score"]["spec"]
+    night, by_hand = nights["score"]["spec"], nights["run"]["spec"]
     assert schema.cron_problem(night["schedule"]) == ""
     assert night["timeZone"] in zoneinfo.available_timezones()
     if nights["score"]["kind"] == "CronJob":
         assert night["concurrencyPolicy"] == "Forbid"
         job = night["jobTemplate"]["spec"]
         assert job["template"]["spec"]["restartPolicy"] == "Never"
-        limits = [spec["activeDeadlineSeconds"] for spec in rayjobs(manifests).values()]
-        assert job["activeDeadlineSeconds"] > max(limits)
+        assert {**job, "activeDeadlineSeconds": 0} == {**by_hand["jobTemplate"]["spec"], "activeDeadlineSeconds": 0}
+        assert job["activeDeadlineSeconds"] > longest(rayjobs(manifests)["score"])
+    assert by_hand["suspend"] is True
+    assert by_hand["jobTemplate"]["spec"]["activeDeadlineSeconds"] > max(map(longest, rayjobs(manifests).values()))
+
+
+def longest(spec: dict) -> int:
+    """Seconds that a RayJob may take: KubeRay counts each try anew."""
+    return (spec["backoffLimit"] + 1) * spec["activeDeadlineSeconds"]
 
 
 def test_what_is_referred_to_is_there(manifests):
@@ -260,6 +289,16 @@ def test_mlflow_answers_by_the_names_it_is_called_by(manifests):
     for host in (uri.removeprefix("http://"), "localhost:5000"):
         assert security_utils.is_allowed_host_header(hosts, host)
     assert not security_utils.is_allowed_host_header(hosts, "elsewhere.example.com")
+
+
+def test_the_night_is_the_rayjob_score(overlay, manifests):
+    """A RayCronJob has what the overlay made of it: its image, and GPUs where there are some."""
+    nights = [one["spec"]["jobTemplate"] for one in of_kind(manifests, "RayCronJob").values()]
+    assert len(nights) == overlay.name.endswith("-raycronjob")
+    assert ("CronJob", "score") not in {(one["kind"], one["metadata"]["name"]) for one in manifests} or not nights
+    for night in nights:
+        assert {**night, "suspend": True} == of_kind(manifests, "RayJob")["score"]["spec"]
+        assert ("nvidia.com/gpu" in str(night)) == overlay.name.startswith("gpu")
 
 
 def test_versions_are_those_of_the_image(manifests):

@@ -43,3 +43,22 @@ def test_the_head_is_on_demand_and_asks_for_a_token(given):
     assert all("RAY_AUTH_MODE=token" in command for command in starts)
     assert "/home/ubuntu/.ray/auth_token" in given["file_mounts"]
     assert "--dashboard-host=127.0.0.1" in starts[0]
+
+
+def test_only_the_head_may_start_machines(given):
+    if given["provider"]["type"] != "aws":
+        return
+    head = given["head_node_type"]
+    profiles = {name: kind["node_config"]["IamInstanceProfile"] for name, kind in given["available_node_types"].items()}
+    assert all((profile == profiles[head]) == (name == head) for name, profile in profiles.items())
+    text = (PLACE / "aws.yaml").read_text()
+    for right in ("RunInstances", "TerminateInstances", "CreateTags", "Describe*"):
+        assert f"ec2:{right}" in text
+    assert f"iam:PassRole on the role of {profiles['gpu-worker']['Name']}" in text
+
+
+def test_disks_are_of_a_type_that_the_machines_take(given):
+    for kind in given["available_node_types"].values():
+        for disk in kind["node_config"].get("disks", []):
+            zone = given["provider"]["availability_zone"]
+            assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"

@@ -1,8 +1,11 @@
 """When the workers are started again, and when it is given up."""
 
 import pytest
+import ray
 
+from gru4rec import cli, config
 from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.training import on_ray
 from gru4rec.training.on_ray import NoticeBoard
 
 
@@ -43,3 +46,17 @@ def test_an_error_that_would_come_again_ends_it(board):
     board.failed(InputError("another"), fatal=True)
     assert not board.starts()
     assert str(board.fatal()) == "file"
+
+
+@pytest.mark.parametrize(("flags", "what"), [({}, "4 CPUs"), ({"threads": 2}, "8 CPUs"), ({"gpus": True}, "4 GPUs")])
+def test_a_machine_too_small_is_refused_and_a_cluster_may_grow(monkeypatch, flags, what):
+    settings = cli.check(config.Train, {"data": "d", "workers": "4:8", **flags})
+    have = {"CPU": 4.0} if "gpus" in flags else {}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: have)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match=f"--workers 4:8 need {what} and the cluster has 0: lower --workers"):
+        on_ray._lacking(settings)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert on_ray._lacking(settings) == f"--workers 4:8 need {what} and the cluster has 0"
+    have |= {"CPU": 8.0, "GPU": 4.0}
+    assert on_ray._lacking(settings) == ""

@@ -131,9 +131,26 @@ def test_a_trial_that_does_not_fit_takes_the_whole_gpu(monkeypatch):
 
 def test_packing_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     settings = cli.check(config.Tune, {"data": "d", "pack_gpus": 4})
     with pytest.raises(InputError, match="--pack-gpus: the cluster has no GPU"):
         packing.gpus_per_trial(settings, config.Hyperparameters(), "d", json.dumps)
+
+
+def test_packing_waits_for_a_gpu_on_a_cluster_that_may_get_one(monkeypatch):
+    class Task:
+        def remote(self, *_):
+            return Measured(10, 80)
+
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray, "remote", lambda **asked: lambda _: Task() if asked["num_gpus"] == 1 else None)
+    monkeypatch.setattr(ray, "get", lambda measured: measured)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    settings = cli.check(config.Tune, {"data": "d", "pack_gpus": 4})
+    told = []
+    fraction = packing.gpus_per_trial(settings, config.Hyperparameters(), "d", told.append)
+    assert fraction == packing.share(Measured(10, 80), 4)
+    assert "waiting for one to join" in told[0]
 
 
 def test_the_search_goes_on_with_what_was_measured(monkeypatch, tmp_path):
