@@ -227,7 +227,10 @@ def _table(result: Mapping[str, Any]) -> Table:
 
 
 def _registered(settings: Tune, run_id: str, model: str, result: Mapping[str, Any], prepared: Prepared) -> str:
-    """Register the model of the first seed (not of the one that tests best), as the candidate; its version."""
+    """Register the model of the first seed (not of the one that tests best), as the candidate; its version.
+
+    Called again for the same winner of the search `run_id`, it does what is left to do.
+    """
     label = f"seed {settings.seeds[0]}"
     metrics = result["test"]["metrics"][label]
     chosen = ", ".join(f"{key} {value}" for key, value in result["best"]["settings"].items())
@@ -236,15 +239,17 @@ def _registered(settings: Tune, run_id: str, model: str, result: Mapping[str, An
         f"{chosen}), trained on training and validation split. Test split: Recall@20 {metrics['recall_at_20']:.4f}, "
         f"MRR@20 {metrics['mrr_at_20']:.4f}."
     )
+    of_winner = tracked.run_of_winner(run_id, result, prepared)
     version = registry.register(
-        run_id,
+        of_winner,
         model,
         settings.model_name,
         metrics,
         prepared.fingerprint,
-        tags={"search": result["search"], "search.trial": str(result["best"]["trial"])},
+        tags={"search": result["search"], tracked.SEARCH: run_id, tracked.TRIAL: str(result["best"]["trial"])},
         description=description,
     )
     if version:
         registry.set_alias(settings.model_name, version, CANDIDATE)
+    runs.finish(of_winner)
     return version

@@ -1,5 +1,6 @@
 """The tune job on a real Ray and a real MLflow: killed and gone on with, it finds what an undisturbed search finds."""
 
+import dataclasses
 import json
 import time
 
@@ -14,12 +15,12 @@ from gru4rec.errors import InputError
 from gru4rec.evaluation import ranking
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Prepared
-from gru4rec.tracking import folder, registry
+from gru4rec.tracking import folder, registry, runs
 from gru4rec.training.exchange import Alone
 from gru4rec.training.loop import MODEL, Plan, Training
 from gru4rec.training.progress import Quiet
 from gru4rec.training.trainer import Trainer
-from gru4rec.tuning import job, records, report, search, space, trial, winner
+from gru4rec.tuning import job, records, report, search, space, tracked, trial, winner
 from gru4rec.tuning.trials import Trial, best
 
 ITEMS = 40
@@ -135,6 +136,44 @@ def test_the_winner_of_more_trials_is_trained_itself(given, data, ray_local, tmp
     assert [path.name for path in (tmp_path / "s" / "final").iterdir()] == ["trial-00001"]
 
 
+def test_each_winner_of_a_search_that_goes_on_is_a_version(given, data, store, tmp_path):
+    settings = cli.check(config.Tune, {**given, "seeds": (7,)})
+    run_id, prepared = runs.start_run(runs.connect(store), {}, kind="tune"), Prepared(data.folder)
+    client, results = mlflow.MlflowClient(), []
+    for trials, (number, layers, value) in {2: (1, (8,), 0.2), 5: (3, (16,), 0.3), 6: (3, (16,), 0.3)}.items():
+        chosen = config.Hyperparameters(layers=layers, batch_size=8, n_sample=16, epochs=1)
+        place = trial.train_whole(chosen, data.folder, str(tmp_path / str(number)), "cpu")
+        results.append(fake_result(trials, number, chosen, value, settings.metric))
+        for _ in range(2):  # the job was killed, and did it again
+            version = job._registered(settings, run_id, place, results[-1], prepared)
+            tracked.finish(run_id, results[-1], "page")
+            assert version == str(number // 2 + 1)
+        loaded = folder.load(registry.fetch("models:/tuned@candidate"))
+        assert loaded.model.hyperparameters.layers == layers
+        found = client.get_model_version("tuned", version)
+        assert (found.tags["search.run"], found.tags["search.trial"]) == (run_id, str(number))
+        run = client.get_run(found.run_id)
+        assert (run.info.status, run.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
+        assert run.data.params["layers"] == str(layers[0])
+        assert run.data.metrics["mrr_at_20"] == value / 2
+    assert len(client.search_model_versions("name = 'tuned'")) == 2
+    points = client.get_metric_history(run_id, "mrr_at_20")
+    assert [(point.step, point.value) for point in points] == [(2, 0.1), (5, 0.15), (6, 0.15)]
+    tracked.Tracked(run_id)  # takes no winner for a trial that was recorded in part
+    assert len(client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")) == 2
+
+
+def fake_result(trials, number, chosen, value, metric):
+    figures = {"recall_at_20": value, "mrr_at_20": value / 2, "ndcg_at_20": value / 3}
+    return {
+        "search": "s",
+        "trials": trials,
+        "best": {"trial": number, "settings": {"layers": chosen.layers}, "metric": metric, "value": value},
+        "test": {"mean": figures, "metrics": {"seed 7": figures}},
+        "hyperparameters": dataclasses.asdict(chosen),
+    }
+
+
 def test_no_trial_is_begun_after_its_hours(given, tmp_path):
     settings = cli.check(config.Tune, given)
     found, kept = space.parse(SPACE, "s.toml"), str(tmp_path / "s")
@@ -149,7 +188,10 @@ def check_what_is_kept(settings, result, data):
     run = client.get_run(result["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.metrics["mrr_at_20"] == pytest.approx(result["test"]["mean"]["mrr_at_20"])
-    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    below = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    (of_winner,) = (one for one in below if one.data.tags["kind"] == "winner")
+    assert client.get_model_version("tuned", result["model_version"]).run_id == of_winner.info.run_id
+    nested = [one for one in below if one is not of_winner]
     assert sorted(one.data.tags["trial"] for one in nested) == [str(n) for n in range(settings.trials)]
     point = next(one for one in nested if one.data.tags["trial"] == str(result["best"]["trial"]))
     assert point.data.params["learning_rate"] == str(result["best"]["settings"]["learning_rate"])
