@@ -286,3 +286,9 @@ def test_importances_find_what_matters():
     assert next(iter(weights)) == "learning_rate"
     assert weights["learning_rate"] > 0.8
     assert report.importances(found, {n: trials[n] for n in range(5)}) == {}
+
+
+def test_importances_of_trials_that_hardly_differ():
+    found = space.parse("learning_rate = { choices = [0.1, 0.2] }", "s.toml")
+    trials = {n: Trial(n, {"learning_rate": 0.1}, (0.5 + (n == 0) * 0.1,), "finished") for n in range(12)}
+    assert report.importances(found, trials) == {}
