@@ -72,7 +72,7 @@ def _distribution(dimension: Dimension) -> Any:
 def _parameter(dimension: Dimension, value: Any) -> float | int:
     if not dimension.choices:
         return float(value)
-    return dimension.choices.index(tuple(value) if isinstance(value, list) else value)
+    return dimension.choices.index(value)
 
 
 def _value(dimension: Dimension, parameter: float | int) -> Any:

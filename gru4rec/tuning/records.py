@@ -19,6 +19,7 @@ from typing import Any
 from gru4rec import storage
 from gru4rec.config import Tune
 from gru4rec.errors import InputError
+from gru4rec.tuning.space import hashable
 from gru4rec.tuning.trials import Trial
 
 SEARCHES, SEARCH, RESULT = "searches", "search.json", "result.json"
@@ -113,7 +114,7 @@ def trials(folder: str) -> dict[int, Trial]:
         curve, result = _json(place, "curve.json") or {}, _json(place, "result.json") or {}
         found[point["number"]] = Trial(
             number=point["number"],
-            values=point["values"],
+            values={key: hashable(value) for key, value in point["values"].items()},
             curve=tuple(result.get("curve", curve.get("curve", ()))),
             status=result.get("status", "running"),
             why=result.get("why", ""),
