@@ -602,6 +602,11 @@ class Tune(Tracking, Common):
         """Raises ValueError for settings that contradict each other."""
         if self.pack_gpus and self.gpus_per_trial:
             raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out, or set it to 0")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"--seeds: each is at least 0 and below 2^32, got {seed}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"--seeds: each may be there once, got {' '.join(map(str, self.seeds))}")
 
 
 @dataclass(frozen=True)

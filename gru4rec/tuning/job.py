@@ -31,11 +31,11 @@ def tune(settings: Tune) -> dict[str, Any]:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     prepared, found, text = _checked(settings)
     folder, kept = _begun(settings, prepared, text)
-    if storage.exists(storage.join(folder, records.RESULT)):
-        done = storage.read_json(storage.join(folder, records.RESULT))
-        if done["trials"] >= settings.trials:
-            console.print(f"search {done['search']} is finished: nothing to do")
-            return done
+    done = records.finished(folder, kept, settings)
+    if done is not None:
+        console.print(f"search {done['search']} is finished: nothing to do")
+        return done
+    records.go_on(folder, kept, settings)
     name = folder.rstrip("/").rpartition("/")[2]
     trials = records.trials(folder)
     ended = sum(one.ended for one in trials.values())
@@ -199,6 +199,8 @@ def _result(
         "trials": len(trials),
         **counted,
         "epochs": sum(len(one.curve) for one in trials.values()),
+        "seeds": list(settings.seeds),
+        "model_name": settings.model_name,
         "test": dict(tested),
         "hyperparameters": dataclasses.asdict(chosen),
         "data": storage.shown(prepared.folder),

@@ -271,6 +271,53 @@ def test_a_search_goes_on_where_it_was_begun(given, tmp_path):
     assert cli.parse(config.Tune, [*again, "--gpus-per-trial", "0"]).gpus_per_trial == 0
 
 
+def test_what_a_search_is_asked_for_later_is_kept(given):
+    """Trials and seeds may be added; the first seed, with which trials are trained, stays."""
+    begun = cli.check(config.Tune, given)
+    place = records.folder_of(begun, "s")
+    records.begin(place, begun, SPACE, given["data"], "f", "r")
+    again = ["--resume", "s", "--storage", given["storage"]]
+    for trials, wanted in (("9", 9), ("4", 9)):
+        settings = cli.parse(config.Tune, [*again, "--trials", trials, "--seeds", "7", "5"])
+        records.check(records.read(place), settings, SPACE, "f")
+        records.go_on(place, records.read(place), settings)
+        kept = cli.parse(config.Tune, again)
+        assert (kept.trials, kept.seeds) == (wanted, (7, 5))
+    with pytest.raises(InputError, match="--seeds begins with 8, but the search was begun with 7"):
+        records.check(records.read(place), cli.parse(config.Tune, [*again, "--seeds", "8", "7"]), SPACE, "f")
+    storage.write_json(f"{place}/result.json", {"trials": 9, "seeds": [7, 5], "model_name": "tuned"})
+    for changed, done in {"": True, "--trials 3": True, "--trials 10": False, "--seeds 7": False}.items():
+        settings = cli.parse(config.Tune, [*again, *changed.split()])
+        assert (records.finished(place, records.read(place), settings) is not None) == done
+    settings = cli.parse(config.Tune, [*again, "--model-name", "other"])
+    assert records.finished(place, records.read(place), settings) is None
+
+
+def test_a_search_of_an_earlier_version_goes_on(given):
+    begun = cli.check(config.Tune, {**given, "grace": 1})
+    place = records.folder_of(begun, "old")
+    records.begin(place, begun, SPACE, given["data"], "f", "r")
+    whole = storage.read_json(f"{place}/search.json")
+    later = ("grace", "hours", "parallel", "threads", "gpus_per_trial", "pack_gpus")
+    settings = {name: value for name, value in whole["settings"].items() if name not in later}
+    storage.write_json(f"{place}/search.json", {**whole, "settings": settings})
+    found = cli.parse(config.Tune, ["--resume", "old", "--storage", given["storage"]])
+    assert (found.grace, found.hours, found.parallel, found.threads, found.gpus_per_trial) == (1, 0, 0, 1, 0)
+    records.check(records.read(place), found, SPACE, "f")
+    with pytest.raises(InputError, match="--grace is 2, but the search was begun with 1"):
+        records.check(records.read(place), cli.check(config.Tune, {**given, "grace": 2}), SPACE, "f")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "why"), [("7 8 7", "may be there once"), ("-1", "at least 0"), ("4294967296", "2^32")]
+)
+def test_seeds_that_cannot_be(seeds, why, capsys):
+    assert cli.run(config.Tune, job.tune, ["--seeds", *seeds.split()]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --seeds: ")
+    assert why in told
+
+
 def test_without_a_validation_split(store, tmp_path, capsys):
     log = simple_log(30, ITEMS, seed=1)[0]
     folder_ = prepared_folder(tmp_path / "d", {"train": log, "test": log}, ITEMS).folder
