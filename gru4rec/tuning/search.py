@@ -68,9 +68,12 @@ class Search:
         rule = STOPPING.get(self.settings.scheduler)
         if rule is None or epoch >= self.settings.epochs:
             return False
-        # Judged as it was after this epoch: an earlier attempt may have come further.
+        # An earlier attempt has come further: it was let through then, when less was known of others. Not so the last
+        # epoch that is known: the attempt may have ended before that was judged.
+        if epoch < len(one.curve):
+            return False
         curves = {other: found.curve for other, found in self.trials.items() if found.status != "failed"}
-        return rule({**curves, number: one.curve[:epoch]}, number, self.settings.grace)
+        return rule({**curves, number: one.curve}, number, self.settings.grace)
 
     def end(self, number: int, why: str = "") -> None:
         """A trial ended by itself, was stopped, or failed (`why`)."""
@@ -128,8 +131,15 @@ class _Ends(Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
         error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-        reason = str(getattr(error, "cause", error) or "its process died").strip().splitlines()[-1]
-        _SEARCHES[self._folder].end(trial.config["number"], f"{reason} ({_RETRIES + 1} attempts)")
+        _SEARCHES[self._folder].end(trial.config["number"], f"{reason(error)} ({_RETRIES + 1} attempts)")
+
+
+def reason(error: BaseException | None) -> str:
+    """Why a trial failed, in a line; `error` as Tune gives it, None: its process died."""
+    cause = getattr(error, "cause", None) or error
+    if cause is None:
+        return "its process died"
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
 
 
 def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], data: str) -> None:

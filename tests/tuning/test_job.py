@@ -226,6 +226,10 @@ def test_a_trial_that_fails_says_why_and_never_reads_the_test_split(data, tmp_pa
     (tmp_path / "bad").mkdir()
     trial.run(wild, data.folder, str(tmp_path / "bad"), "mrr_at_20", tell, "cpu")
     assert "the loss explodes in epoch 2" in json.loads((tmp_path / "bad" / "failed.json").read_text())["why"]
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "failed.json").write_text('{"why": "out of memory"}')  # and the next attempt is a good one
+    trial.run(settings, data.folder, str(tmp_path / "later"), "mrr_at_20", tell, "cpu")
+    assert not (tmp_path / "later" / "failed.json").exists()
 
 
 def test_training_and_validation_split_are_one_log(data, tmp_path):
