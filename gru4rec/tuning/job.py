@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -48,11 +49,16 @@ def tune(settings: Tune) -> dict[str, Any]:
         with on_ray.connected(settings.verbose):
             kept_runs = tracked.Tracked(kept["run_id"])
             _make_good(folder, trials, kept_runs)
+            _check_resources(settings)
             settings = _packed(settings, found, prepared, console)
             progress = _Progress(console, settings, trials, kept_runs)
             _search(settings, found, prepared, folder, trials, progress)
             first = best(trials)
             if first is None:
+                if not any(one.ended for one in trials.values()):
+                    raise GRU4RecError(
+                        f"no trial was begun within --hours {settings.hours:g}: --resume {name} with more of them"
+                    )
                 why = next((one.why for one in trials.values() if one.why), "no trial came to the end of an epoch")
                 raise GRU4RecError(f"no trial has a value; the first one's reason: {why}")
             chosen = hyperparameters(found, first, settings, epochs=first.curve.index(max(first.curve)) + 1)
@@ -114,6 +120,26 @@ def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str
     return folder, records.read(folder)
 
 
+def _check_resources(settings: Tune) -> None:
+    """Raises InputError for a trial that Ray could never start, and would wait for.
+
+    On a cluster that the job was submitted to, more may come (autoscaling), so nothing is refused there.
+    """
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    have = ray.cluster_resources()
+    for flag, wanted, kind, remedy in (
+        ("threads", settings.threads, "CPU", "give fewer"),
+        ("gpus-per-trial", settings.gpus_per_trial, "GPU", "give less, or 0 to train on CPUs"),
+    ):
+        if wanted > have.get(kind, 0):
+            raise InputError(
+                f"--{flag} {wanted:g}: a trial needs as many {kind}s, and Ray has {have.get(kind, 0):g}: {remedy}"
+            )
+
+
 def _packed(settings: Tune, found: Space, prepared: Prepared, console: Console) -> Tune:
     """With `pack_gpus`: the settings with the measured `gpus_per_trial`."""
     if not settings.pack_gpus:
@@ -139,7 +165,7 @@ def _search(
     def given(one: Trial) -> Hyperparameters:
         return _of_trial(found, one, settings)
 
-    until = time.monotonic() + (settings.hours * 3600 if settings.hours else math.inf)
+    until = time.time() + (settings.hours * 3600 if settings.hours else math.inf)
     run(Search(folder, found, settings, trials, progress, until), given, prepared.folder)
 
 
@@ -165,17 +191,24 @@ class _Progress:
         self._kept.trial(one)
         ended = sum(other.ended for other in self._trials.values())
         spent = time.monotonic() - self._began
-        left = spent / (ended - self._before) * (self._settings.trials - ended)
-        if self._settings.hours:
-            left = min(left, max(0.0, self._settings.hours * 3600 - spent))
         first = best(self._trials)
         shown = f"{one.value:.4f}" if one.value is not None else one.why
         self._console.print(
             f"trial {one.number} {one.status} after {len(one.curve)} epochs: {shown}  |  {ended} of "
             f"{self._settings.trials} done, best "
             + (f"{first.value:.4f} (trial {first.number})" if first else "none")
-            + f", about {math.ceil(left / 60)} min left"
+            + _left(self._settings, ended, ended - self._before, spent)
         )
+
+
+def _left(settings: Tune, ended: int, of_these: int, spent: float) -> str:
+    """What is left of a search, to be shown; `of_these` of its trials that have ended took `spent` seconds."""
+    if ended >= settings.trials:
+        return ""
+    hours = settings.hours * 3600 - spent if settings.hours else math.inf
+    if hours <= 0:
+        return ", no more are begun"
+    return f", about {math.ceil(min(spent / of_these * (settings.trials - ended), hours) / 60)} min left"
 
 
 def _result(
@@ -196,7 +229,7 @@ def _result(
             "metric": settings.metric,
             "value": first.value,
         },
-        "trials": len(trials),
+        "trials": sum(one.ended for one in trials.values()),
         **counted,
         "epochs": sum(len(one.curve) for one in trials.values()),
         "seeds": list(settings.seeds),

@@ -40,7 +40,7 @@ class Search:
     settings: Tune
     trials: dict[int, Trial]
     ended: Callable[[Trial], None]  # told of each trial that ends
-    until: float = math.inf  # no new trial is begun later, on the clock that is `time.monotonic`
+    until: float = math.inf  # no new trial is begun later, on the clock that is `time.time`, the machines' common one
     began: dict[int, float] = field(default_factory=dict)
 
     def next(self) -> int | None:
@@ -50,7 +50,7 @@ class Search:
                 self.began[number] = time.monotonic()
                 return number
         number = len(self.trials)
-        if number >= self.settings.trials or time.monotonic() > self.until:
+        if number >= self.settings.trials or time.time() > self.until:
             return -1
         values = SUGGEST[self.settings.algorithm](self.space, self.settings.search_seed, self.trials, number)
         if values is None:
@@ -76,12 +76,14 @@ class Search:
         return rule({**curves, number: one.curve}, number, self.settings.grace)
 
     def end(self, number: int, why: str = "") -> None:
-        """A trial ended by itself, was stopped, or failed (`why`)."""
+        """A trial ended by itself, was stopped, or failed (`why`). One that was not begun in time stays as it is."""
         one = self.trials[number]
         place = records.trial_folder(self.folder, number)
         failed = storage.join(place, trial.FAILED)
         if not why and storage.exists(failed):
             why = storage.read_json(failed)["why"]
+        if not why and not one.curve:
+            return
         status = "failed" if why else "finished" if len(one.curve) >= self.settings.epochs else "stopped"
         seconds = time.monotonic() - self.began.get(number, time.monotonic())
         self.trials[number] = replace(one, status=status, why=why, seconds=seconds)  # type: ignore[arg-type]
@@ -143,7 +145,10 @@ def reason(error: BaseException | None) -> str:
 
 
 def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], data: str) -> None:
-    """Run what is left of a search; all its trials have ended then. Ray must be connected."""
+    """Run what is left of a search; all its trials have ended then, but for those that `until` left no time to begin.
+
+    Ray must be connected.
+    """
     settings, left = search.settings, sum(not one.ended for one in search.trials.values())
     left += max(0, settings.trials - len(search.trials))
     storage.remove_folder(storage.join(search.folder, _TUNE))  # of a search that was killed
@@ -158,11 +163,14 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
         os.environ.setdefault(name, value)
     _SEARCHES[search.folder] = search
     gpus, threads = settings.gpus_per_trial, settings.threads
-    folder, metric = search.folder, settings.metric
+    folder, metric, until = search.folder, settings.metric, search.until
 
     def train(config: dict[str, Any]) -> None:
         number = config["number"]
         place = records.trial_folder(folder, number)
+        # Tune has the next trial ready before there is room for it: for this one there was none in time.
+        if time.time() > until and not storage.exists(storage.join(place, trial.RUN)):
+            return
         point = storage.read_json(storage.join(place, "trial.json"))
         torch.set_num_threads(threads)
         if gpus:

@@ -177,10 +177,55 @@ def fake_result(trials, number, chosen, value, metric):
 def test_no_trial_is_begun_after_its_hours(given, tmp_path):
     settings = cli.check(config.Tune, given)
     found, kept = space.parse(SPACE, "s.toml"), str(tmp_path / "s")
-    one = search.Search(kept, found, settings, {}, print, until=time.monotonic() + 3600)
+    one = search.Search(kept, found, settings, {}, print, until=time.time() + 3600)
     assert [one.next(), one.next()] == [0, 1]
-    later = search.Search(kept, found, settings, dict(one.trials), print, until=time.monotonic() - 1)
+    later = search.Search(kept, found, settings, dict(one.trials), print, until=time.time() - 1)
     assert [later.next(), later.next(), later.next()] == [0, 1, -1]  # what was begun comes to its end
+    later.heard(0, 1, 0.1)
+    for number in (0, 1):
+        later.end(number)
+    left = records.trials(kept)
+    assert {number: one.status for number, one in left.items()} == {0: "stopped", 1: "running"}
+    again = search.Search(kept, found, settings, left, print)
+    assert [again.next(), again.next()] == [1, 2]  # for the one that was not begun in time, there is time now
+
+
+def test_what_is_left_is_told(given):
+    settings = cli.check(config.Tune, {**given, "trials": 4})
+    hours = dataclasses.replace(settings, hours=0.5)
+    assert job._left(settings, 2, 1, 90.0) == ", about 3 min left"
+    assert job._left(settings, 4, 2, 90.0) == job._left(settings, 5, 2, 90.0) == ""
+    assert job._left(hours, 2, 1, 1700.0) == ", about 2 min left"
+    assert job._left(hours, 2, 1, 1800.0) == ", no more are begun"
+
+
+def test_what_no_machine_has_is_refused(given, monkeypatch):
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    settings = cli.check(config.Tune, {**given, "threads": 2})
+    job._check_resources(settings)
+    many, gpus = dataclasses.replace(settings, threads=8), dataclasses.replace(settings, gpus_per_trial=0.25)
+    with pytest.raises(InputError, match=r"--threads 8: a trial needs as many CPUs, and Ray has 2: give fewer"):
+        job._check_resources(many)
+    with pytest.raises(InputError, match=r"--gpus-per-trial 0.25: .*, and Ray has 0: give less, or 0"):
+        job._check_resources(gpus)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # a cluster that may grow
+    job._check_resources(many)
+
+
+@pytest.mark.ray
+def test_a_trial_for_which_there_was_no_room_in_time_is_left(given, data, ray_local, tmp_path):
+    """Tune has it ready, and begins it when the hours are over."""
+    settings = cli.check(config.Tune, {**given, "trials": 1})
+    found, told = space.parse(SPACE, "s.toml"), []
+    late = {0: Trial(0, found.draw(np.random.default_rng(1)))}
+    records.keep_point(str(tmp_path), late[0])
+    search.run(search.Search(str(tmp_path), found, settings, late, told.append, 0.0), lambda _: None, data.folder)
+    assert told == []
+    assert not late[0].ended
+    assert [path.name for path in tmp_path.glob("trials/00000/*")] == ["trial.json"]
 
 
 def check_what_is_kept(settings, result, data):
