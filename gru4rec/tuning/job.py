@@ -61,15 +61,15 @@ def tune(settings: Tune) -> dict[str, Any]:
                     )
                 why = next((one.why for one in trials.values() if one.why), "no trial came to the end of an epoch")
                 raise GRU4RecError(f"no trial has a value; the first one's reason: {why}")
-            chosen = hyperparameters(found, first, settings, epochs=first.curve.index(max(first.curve)) + 1)
+            chosen, epochs = winning(found, first, settings)
             console.print(
                 f"the best is trial {first.number}, {settings.metric} {first.value:.4f} on the validation split after "
-                f"{chosen.epochs} epochs: training it on training and validation split, {len(settings.seeds)} seed(s)"
+                f"{epochs} epochs: training it on training and validation split, {len(settings.seeds)} seed(s)"
             )
-            models = winner.train(first.number, chosen, settings.seeds, prepared, folder, settings)
+            models = winner.train(first.number, chosen, settings.seeds, prepared, folder, settings, epochs)
         console.print("testing, once")
         tested = winner.test(models, settings.seeds, prepared, console.print)
-        result = _result(settings, name, trials, first, chosen, tested, prepared)
+        result = _result(settings, name, trials, first, chosen, epochs, tested, prepared)
         console.print(_table(result))
         html = page.page(result, found, trials)
         storage.write_bytes(storage.join(folder, "report.html"), html.encode())
@@ -180,6 +180,16 @@ def hyperparameters(found: Space, one: Trial, settings: Tune, **others: Any) -> 
     return found.hyperparameters({key: value for key, value in one.values.items() if key not in given}, **given)
 
 
+def winning(found: Space, one: Trial, settings: Tune) -> tuple[Hyperparameters, int]:
+    """The hyperparameters with which a winner is trained anew, and how many epochs: up to its best.
+
+    A schedule stays laid over the epochs of the trial: over the fewer, its learning rates would be others.
+    """
+    epochs = one.curve.index(max(one.curve)) + 1
+    chosen = hyperparameters(found, one, settings)
+    return (chosen if chosen.lr_schedule != "constant" else dataclasses.replace(chosen, epochs=epochs)), epochs
+
+
 class _Progress:
     """Tells a person of each trial that ends, and MLflow too."""
 
@@ -217,6 +227,7 @@ def _result(
     trials: Mapping[int, Trial],
     first: Trial,
     chosen: Hyperparameters,
+    epochs: int,
     tested: Mapping[str, Any],
     prepared: Prepared,
 ) -> dict[str, Any]:
@@ -225,7 +236,7 @@ def _result(
         "search": name,
         "best": {
             "trial": first.number,
-            "settings": {**first.values, "epochs": chosen.epochs},
+            "settings": {**first.values, "epochs": epochs},
             "metric": settings.metric,
             "value": first.value,
         },

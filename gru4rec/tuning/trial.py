@@ -68,11 +68,14 @@ def run(
         storage.write_json(failed, {"why": reason})
 
 
-def train_whole(settings: Hyperparameters, data: str, place: str, device: str) -> str:
-    """Train on training and validation split together; the model's folder. Whole already, it is left as it is."""
+def train_whole(settings: Hyperparameters, data: str, place: str, device: str, epochs: int = 0) -> str:
+    """Train on training and validation split together; the model's folder. Whole already, it is left as it is.
+
+    `epochs`: stop after so many of the settings'; 0: after all.
+    """
     model = storage.join(place, MODEL)
     if not storage.exists(storage.join(model, "config.json")):
-        plan = Plan(place, _attempt(place), splits=("train", "valid"), tested="", keep=1)
+        plan = Plan(place, _attempt(place), splits=("train", "valid"), tested="", keep=1, epochs=epochs)
         Training(settings, Prepared(data), plan, Alone(), Quiet(), device).run()
     return model
 

@@ -11,7 +11,7 @@ from prepared_folder import prepared_folder
 from simple_log import simple_log
 
 from gru4rec import cli, config, storage
-from gru4rec.errors import InputError
+from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.evaluation import ranking
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Prepared
@@ -131,7 +131,7 @@ def test_the_winner_of_more_trials_is_trained_itself(given, data, ray_local, tmp
     settings = cli.check(config.Tune, {**given, "seeds": (7,)})
     for number, layers in enumerate([(8,), (16,)]):
         chosen = config.Hyperparameters(layers=layers, batch_size=8, n_sample=16, epochs=1)
-        (model,) = winner.train(number, chosen, settings.seeds, Prepared(data.folder), str(tmp_path / "s"), settings)
+        (model,) = winner.train(number, chosen, settings.seeds, Prepared(data.folder), str(tmp_path / "s"), settings, 0)
         assert folder.load(model).model.hyperparameters.layers == layers
     assert [path.name for path in (tmp_path / "s" / "final").iterdir()] == ["trial-00001"]
 
@@ -161,6 +161,43 @@ def test_each_winner_of_a_search_that_goes_on_is_a_version(given, data, store, t
     assert [(point.step, point.value) for point in points] == [(2, 0.1), (5, 0.15), (6, 0.15)]
     tracked.Tracked(run_id)  # takes no winner for a trial that was recorded in part
     assert len(client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")) == 2
+
+
+@pytest.mark.parametrize(("schedule", "same"), [("constant", True), ("linear", False)])
+def test_the_winner_is_trained_with_the_learning_rates_that_won(given, data, tmp_path, schedule, same):
+    """Those of the epochs up to the best, of a schedule that is laid over all."""
+    settings = cli.check(config.Tune, {**given, "epochs": 4})
+    found = space.parse(SPACE + f"lr_schedule = '{schedule}'", "s.toml")
+    one = Trial(5, found.draw(np.random.default_rng(1)), (0.1, 0.3, 0.2, 0.3), "finished")
+    chosen, epochs = job.winning(found, one, settings)
+    assert (chosen.epochs, epochs) == (2 if same else 4, 2)
+    place = trial.train_whole(chosen, data.folder, str(tmp_path / "w"), "cpu", epochs)
+    trainer = Trainer(
+        initialise(dataclasses.replace(chosen, epochs=4), ITEMS),
+        data.items_of(("train", "valid"))["support"].to_numpy(),
+    )
+    for epoch in range(2):
+        trainer.train_epoch(epoch, [[*data.shards("train"), *data.shards("valid")]])
+    kept = folder.load(place).model.tensors()
+    for name, tensor in trainer.model.tensors().items():
+        assert (tensor == kept[name]).all()
+    fewer = dataclasses.replace(chosen, epochs=2)
+    other = folder.load(trial.train_whole(fewer, data.folder, str(tmp_path / "f"), "cpu")).model.tensors()
+    assert all((tensor == other[name]).all() for name, tensor in kept.items()) == same
+
+
+@pytest.mark.ray
+def test_a_winner_that_cannot_be_trained_says_with_which_seed(given, data, ray_local, tmp_path):
+    settings = cli.check(config.Tune, {**given, "seeds": (7,)})
+    wild = config.Hyperparameters(
+        layers=(8,), batch_size=8, n_sample=16, epochs=2, lr_schedule="exponential", lr_final=1e30
+    )
+    told = r"trial 4 is the best, .* with seed 7, its training fails: the loss explodes in epoch 2.*; go on with more"
+    with pytest.raises(GRU4RecError, match=told):
+        winner.train(4, wild, settings.seeds, Prepared(data.folder), str(tmp_path), settings, 0)
+    other = winner._reason(MemoryError(), 4, 8, (7, 8))
+    assert "with seed 8, its training fails: MemoryError; go on with --seeds without that one, or more" in str(other)
+    assert isinstance(winner._reason(InputError("damaged"), 4, 8, (7, 8)), InputError)
 
 
 def fake_result(trials, number, chosen, value, metric):
