@@ -55,6 +55,12 @@ class Dimension:
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
         return [self._value(self.low + place * self.step) for place in range(count)]
 
+    @property
+    def default(self) -> Value:
+        """The setting's own default, which need not be one of the values; of units those of the first layer."""
+        value = getattr(Hyperparameters(), self.name)
+        return next(iter(value), 0) if isinstance(value, tuple) and not self.choices else value
+
     def nearest(self, value: float) -> Value:
         """The value of the range that is nearest to `value`."""
         inside = min(max(value, self.low), self.high)
