@@ -589,7 +589,9 @@ class Tune(Tracking, Common):
         le=64,
     )
     seeds: tuple[int, ...] = setting(
-        (20, 21, 22), "Seeds with which the best point is trained on training and validation split.", min_length=1
+        (20, 21, 22),
+        "Seeds with which the best point is trained on training and validation split; trials are with the first.",
+        min_length=1,
     )
     run_name: str = setting(
         "", "Name of the search, below which it is kept; the same name again goes on with it. Default: MLflow's run id."
