@@ -119,7 +119,7 @@ def _around(space: Space, dimension: Dimension, centre: Point, tried: list[Mappi
     if not space.applies(dimension, centre):
         return
     made: list[Mapping[str, Any]] = list(tried)
-    here = centre.get(dimension.name, dimension.default)
+    here: Any = centre.get(dimension.name, dimension.default)
     inside = here if dimension.choices else dimension.nearest(here)
     for value in ([] if inside == here else [inside]) + dimension.around(inside):
         point = space.settle({**centre, dimension.name: value})
