@@ -589,7 +589,9 @@ class Tune(Tracking, Common):
         le=64,
     )
     seeds: tuple[int, ...] = setting(
-        (20, 21, 22), "Seeds with which the best point is trained on training and validation split.", min_length=1
+        (20, 21, 22),
+        "Seeds with which the best point is trained on training and validation split; trials are with the first.",
+        min_length=1,
     )
     run_name: str = setting(
         "", "Name of the search, below which it is kept; the same name again goes on with it. Default: MLflow's run id."
@@ -602,6 +604,11 @@ class Tune(Tracking, Common):
         """Raises ValueError for settings that contradict each other."""
         if self.pack_gpus and self.gpus_per_trial:
             raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out, or set it to 0")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**32:
+                raise ValueError(f"--seeds: each is at least 0 and below 2^32, got {seed}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"--seeds: each may be there once, got {' '.join(map(str, self.seeds))}")
 
 
 @dataclass(frozen=True)

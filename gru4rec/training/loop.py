@@ -71,6 +71,7 @@ class Plan:
     stall_timeout: float = 0.0  # seconds; 0: wait forever
     splits: tuple[str, ...] = ("train",)  # trained on, in this order
     tested: str = "test"  # split that the final model is evaluated on; empty: none
+    epochs: int = 0  # stop after so many of those that the learning rate's schedule is laid over; 0: after all
 
 
 class Training:
@@ -102,7 +103,7 @@ class Training:
         """Train what is left of the run, evaluate it, and leave the final model in RUN/model."""
         settings = self._settings
         self._alive()
-        while len(self._done) < settings.epochs and not self._out_of_patience():
+        while len(self._done) < (self._plan.epochs or settings.epochs) and not self._out_of_patience():
             self._epoch(len(self._done))
         if settings.patience and self._best_epoch < len(self._done):
             self._restore(self._best(self._best_epoch))

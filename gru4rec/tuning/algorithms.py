@@ -72,7 +72,7 @@ def _distribution(dimension: Dimension) -> Any:
 def _parameter(dimension: Dimension, value: Any) -> float | int:
     if not dimension.choices:
         return float(value)
-    return dimension.choices.index(tuple(value) if isinstance(value, list) else value)
+    return dimension.choices.index(value)
 
 
 def _value(dimension: Dimension, parameter: float | int) -> Any:
@@ -112,11 +112,16 @@ def star(space: Space, seed: int, trials: Trials, number: int, at_random: int = 
 
 
 def _around(space: Space, dimension: Dimension, centre: Point, tried: list[Mapping[str, Any]]) -> Iterator[Point]:
-    """Points that differ from `centre` in one dimension and have not been tried."""
-    if dimension.name not in centre:
+    """Points that differ from `centre` in one dimension and have not been tried.
+
+    Where another value has just made a dimension's condition true, `centre` has its default, of which it says nothing.
+    """
+    if not space.applies(dimension, centre):
         return
     made: list[Mapping[str, Any]] = list(tried)
-    for value in dimension.around(centre[dimension.name]):
+    here: Any = centre.get(dimension.name, dimension.default)
+    inside = here if dimension.choices else dimension.nearest(here)
+    for value in ([] if inside == here else [inside]) + dimension.around(inside):
         point = space.settle({**centre, dimension.name: value})
         if point not in made:
             made.append(point)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -31,11 +32,11 @@ def tune(settings: Tune) -> dict[str, Any]:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     prepared, found, text = _checked(settings)
     folder, kept = _begun(settings, prepared, text)
-    if storage.exists(storage.join(folder, records.RESULT)):
-        done = storage.read_json(storage.join(folder, records.RESULT))
-        if done["trials"] >= settings.trials:
-            console.print(f"search {done['search']} is finished: nothing to do")
-            return done
+    done = records.finished(folder, kept, settings)
+    if done is not None:
+        console.print(f"search {done['search']} is finished: nothing to do")
+        return done
+    records.go_on(folder, kept, settings)
     name = folder.rstrip("/").rpartition("/")[2]
     trials = records.trials(folder)
     ended = sum(one.ended for one in trials.values())
@@ -48,22 +49,27 @@ def tune(settings: Tune) -> dict[str, Any]:
         with on_ray.connected(settings.verbose):
             kept_runs = tracked.Tracked(kept["run_id"])
             _make_good(folder, trials, kept_runs)
+            _check_resources(settings)
             settings = _packed(settings, found, prepared, console)
             progress = _Progress(console, settings, trials, kept_runs)
             _search(settings, found, prepared, folder, trials, progress)
             first = best(trials)
             if first is None:
+                if not any(one.ended for one in trials.values()):
+                    raise GRU4RecError(
+                        f"no trial was begun within --hours {settings.hours:g}: --resume {name} with more of them"
+                    )
                 why = next((one.why for one in trials.values() if one.why), "no trial came to the end of an epoch")
                 raise GRU4RecError(f"no trial has a value; the first one's reason: {why}")
-            chosen = hyperparameters(found, first, settings, epochs=first.curve.index(max(first.curve)) + 1)
+            chosen, epochs = winning(found, first, settings)
             console.print(
                 f"the best is trial {first.number}, {settings.metric} {first.value:.4f} on the validation split after "
-                f"{chosen.epochs} epochs: training it on training and validation split, {len(settings.seeds)} seed(s)"
+                f"{epochs} epochs: training it on training and validation split, {len(settings.seeds)} seed(s)"
             )
-            models = winner.train(first.number, chosen, settings.seeds, prepared, folder, settings)
+            models = winner.train(first.number, chosen, settings.seeds, prepared, folder, settings, epochs)
         console.print("testing, once")
         tested = winner.test(models, settings.seeds, prepared, console.print)
-        result = _result(settings, name, trials, first, chosen, tested, prepared)
+        result = _result(settings, name, trials, first, chosen, epochs, tested, prepared)
         console.print(_table(result))
         html = page.page(result, found, trials)
         storage.write_bytes(storage.join(folder, "report.html"), html.encode())
@@ -114,6 +120,26 @@ def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str
     return folder, records.read(folder)
 
 
+def _check_resources(settings: Tune) -> None:
+    """Raises InputError for a trial that Ray could never start, and would wait for.
+
+    On a cluster that the job was submitted to, more may come (autoscaling), so nothing is refused there.
+    """
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    have = ray.cluster_resources()
+    for flag, wanted, kind, remedy in (
+        ("threads", settings.threads, "CPU", "give fewer"),
+        ("gpus-per-trial", settings.gpus_per_trial, "GPU", "give less, or 0 to train on CPUs"),
+    ):
+        if wanted > have.get(kind, 0):
+            raise InputError(
+                f"--{flag} {wanted:g}: a trial needs as many {kind}s, and Ray has {have.get(kind, 0):g}: {remedy}"
+            )
+
+
 def _packed(settings: Tune, found: Space, prepared: Prepared, console: Console) -> Tune:
     """With `pack_gpus`: the settings with the measured `gpus_per_trial`."""
     if not settings.pack_gpus:
@@ -139,7 +165,7 @@ def _search(
     def given(one: Trial) -> Hyperparameters:
         return _of_trial(found, one, settings)
 
-    until = time.monotonic() + (settings.hours * 3600 if settings.hours else math.inf)
+    until = time.time() + (settings.hours * 3600 if settings.hours else math.inf)
     run(Search(folder, found, settings, trials, progress, until), given, prepared.folder)
 
 
@@ -154,6 +180,16 @@ def hyperparameters(found: Space, one: Trial, settings: Tune, **others: Any) -> 
     return found.hyperparameters({key: value for key, value in one.values.items() if key not in given}, **given)
 
 
+def winning(found: Space, one: Trial, settings: Tune) -> tuple[Hyperparameters, int]:
+    """The hyperparameters with which a winner is trained anew, and how many epochs: up to its best.
+
+    A schedule stays laid over the epochs of the trial: over the fewer, its learning rates would be others.
+    """
+    epochs = one.curve.index(max(one.curve)) + 1
+    chosen = hyperparameters(found, one, settings)
+    return (chosen if chosen.lr_schedule != "constant" else dataclasses.replace(chosen, epochs=epochs)), epochs
+
+
 class _Progress:
     """Tells a person of each trial that ends, and MLflow too."""
 
@@ -165,17 +201,24 @@ class _Progress:
         self._kept.trial(one)
         ended = sum(other.ended for other in self._trials.values())
         spent = time.monotonic() - self._began
-        left = spent / (ended - self._before) * (self._settings.trials - ended)
-        if self._settings.hours:
-            left = min(left, max(0.0, self._settings.hours * 3600 - spent))
         first = best(self._trials)
         shown = f"{one.value:.4f}" if one.value is not None else one.why
         self._console.print(
             f"trial {one.number} {one.status} after {len(one.curve)} epochs: {shown}  |  {ended} of "
             f"{self._settings.trials} done, best "
             + (f"{first.value:.4f} (trial {first.number})" if first else "none")
-            + f", about {math.ceil(left / 60)} min left"
+            + _left(self._settings, ended, ended - self._before, spent)
         )
+
+
+def _left(settings: Tune, ended: int, of_these: int, spent: float) -> str:
+    """What is left of a search, to be shown; `of_these` of its trials that have ended took `spent` seconds."""
+    if ended >= settings.trials:
+        return ""
+    hours = settings.hours * 3600 - spent if settings.hours else math.inf
+    if hours <= 0:
+        return ", no more are begun"
+    return f", about {math.ceil(min(spent / of_these * (settings.trials - ended), hours) / 60)} min left"
 
 
 def _result(
@@ -184,6 +227,7 @@ def _result(
     trials: Mapping[int, Trial],
     first: Trial,
     chosen: Hyperparameters,
+    epochs: int,
     tested: Mapping[str, Any],
     prepared: Prepared,
 ) -> dict[str, Any]:
@@ -192,13 +236,15 @@ def _result(
         "search": name,
         "best": {
             "trial": first.number,
-            "settings": {**first.values, "epochs": chosen.epochs},
+            "settings": {**first.values, "epochs": epochs},
             "metric": settings.metric,
             "value": first.value,
         },
-        "trials": len(trials),
+        "trials": sum(one.ended for one in trials.values()),
         **counted,
         "epochs": sum(len(one.curve) for one in trials.values()),
+        "seeds": list(settings.seeds),
+        "model_name": settings.model_name,
         "test": dict(tested),
         "hyperparameters": dataclasses.asdict(chosen),
         "data": storage.shown(prepared.folder),
@@ -227,7 +273,10 @@ def _table(result: Mapping[str, Any]) -> Table:
 
 
 def _registered(settings: Tune, run_id: str, model: str, result: Mapping[str, Any], prepared: Prepared) -> str:
-    """Register the model of the first seed (not of the one that tests best), as the candidate; its version."""
+    """Register the model of the first seed (not of the one that tests best), as the candidate; its version.
+
+    Called again for the same winner of the search `run_id`, it does what is left to do.
+    """
     label = f"seed {settings.seeds[0]}"
     metrics = result["test"]["metrics"][label]
     chosen = ", ".join(f"{key} {value}" for key, value in result["best"]["settings"].items())
@@ -236,15 +285,17 @@ def _registered(settings: Tune, run_id: str, model: str, result: Mapping[str, An
         f"{chosen}), trained on training and validation split. Test split: Recall@20 {metrics['recall_at_20']:.4f}, "
         f"MRR@20 {metrics['mrr_at_20']:.4f}."
     )
+    of_winner = tracked.run_of_winner(run_id, result, prepared)
     version = registry.register(
-        run_id,
+        of_winner,
         model,
         settings.model_name,
         metrics,
         prepared.fingerprint,
-        tags={"search": result["search"], "search.trial": str(result["best"]["trial"])},
+        tags={"search": result["search"], tracked.SEARCH: run_id, tracked.TRIAL: str(result["best"]["trial"])},
         description=description,
     )
     if version:
         registry.set_alias(settings.model_name, version, CANDIDATE)
+    runs.finish(of_winner)
     return version

@@ -19,12 +19,14 @@ from typing import Any
 from gru4rec import storage
 from gru4rec.config import Tune
 from gru4rec.errors import InputError
+from gru4rec.tuning.space import hashable
 from gru4rec.tuning.trials import Trial
 
 SEARCHES, SEARCH, RESULT = "searches", "search.json", "result.json"
 _FORMAT = "gru4rec search"
 _HALF = re.compile(r".+\.[0-9a-f]{32}\.(tmp|old)")  # on its way to its name, or from it
-# Settings that say what the search finds: they must not change while it goes on. More trials may be asked for.
+# Settings that say what the search finds: they must not change while it goes on. More trials may be asked for, and
+# other seeds after the first, with which the trials are trained.
 _WHAT = ("space", "metric", "algorithm", "scheduler", "epochs", "grace", "search_seed")
 _HOW = (
     *("trials", "seeds", "model_name", "experiment", "tracking_uri"),
@@ -69,7 +71,9 @@ def read(folder: str) -> dict[str, Any]:
         raise InputError(f"{storage.shown(folder)}: {SEARCH} is not valid JSON: {error}") from error
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise InputError(f"{storage.shown(folder)}: holds no search")
-    return found
+    # What an earlier version did not keep was not settable then; trials could be stopped after their first epoch.
+    before = {one.name: one.default for one in dataclasses.fields(Tune) if one.name in _WHAT + _HOW} | {"grace": 1}
+    return found | {"settings": before | found["settings"]}
 
 
 def check(kept: Mapping[str, Any], settings: Tune, space: str, fingerprint: str) -> None:
@@ -81,10 +85,38 @@ def check(kept: Mapping[str, Any], settings: Tune, space: str, fingerprint: str)
                 f"--{name.replace('_', '-')} is {now[name]}, but the search was begun with {kept['settings'][name]}: "
                 "leave it as it was, or begin a search of another name"
             )
+    first = kept["settings"]["seeds"][0]
+    if now["seeds"][0] != first:
+        raise InputError(
+            f"--seeds begins with {now['seeds'][0]}, but the search was begun with {first}, with which its trials are "
+            "trained: leave the first as it was, or begin a search of another name"
+        )
     if space != kept["space_text"]:
         raise InputError("--space has changed since the search was begun: begin a search of another name")
     if fingerprint != kept["data_fingerprint"]:
         raise InputError("--data is not what the search was begun with: begin a search of another name")
+
+
+def go_on(folder: str, kept: Mapping[str, Any], settings: Tune) -> None:
+    """Write down what the search is now asked for, so that it goes on as that: more trials, other seeds or name."""
+    old = kept["settings"]
+    new = old | {
+        "trials": max(old["trials"], settings.trials),
+        "seeds": list(settings.seeds),
+        "model_name": settings.model_name,
+    }
+    if new != old:
+        storage.write_json(storage.join(folder, SEARCH), {**kept, "settings": new})
+
+
+def finished(folder: str, kept: Mapping[str, Any], settings: Tune) -> dict[str, Any] | None:
+    """The result of a search that has nothing left to do of what it is asked for; else None."""
+    if not storage.exists(storage.join(folder, RESULT)):
+        return None
+    done = storage.read_json(storage.join(folder, RESULT))
+    of = {name: done.get(name, kept["settings"][name]) for name in ("seeds", "model_name")}
+    same = tuple(of["seeds"]) == settings.seeds and of["model_name"] == settings.model_name
+    return done if same and done["trials"] >= settings.trials else None
 
 
 def settings_of(place: str, name: str) -> dict[str, Any]:
@@ -113,7 +145,7 @@ def trials(folder: str) -> dict[int, Trial]:
         curve, result = _json(place, "curve.json") or {}, _json(place, "result.json") or {}
         found[point["number"]] = Trial(
             number=point["number"],
-            values=point["values"],
+            values={key: hashable(value) for key, value in point["values"].items()},
             curve=tuple(result.get("curve", curve.get("curve", ()))),
             status=result.get("status", "running"),
             why=result.get("why", ""),

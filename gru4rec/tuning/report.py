@@ -46,7 +46,7 @@ def page(result: Mapping[str, Any], space: Space, trials: Mapping[int, Trial]) -
 def importances(space: Space, trials: Mapping[int, Trial]) -> dict[str, float]:
     """The share of each parameter in what made trials differ, highest first (fANOVA: Hutter et al., ICML 2014).
 
-    {} where there are too few trials to say.
+    {} where there are too few trials to say, or too few that differ.
     """
     ended = {number: one for number, one in trials.items() if one.ended}
     values = [one.value for one in ended.values() if one.value is not None]
@@ -58,7 +58,10 @@ def importances(space: Space, trials: Mapping[int, Trial]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        return dict(optuna.importance.get_param_importances(study_of(space, ended), evaluator=evaluator))
+        try:
+            return dict(optuna.importance.get_param_importances(study_of(space, ended), evaluator=evaluator))
+        except RuntimeError:  # the trials that it draws, or trees that it grows, do not differ
+            return {}
 
 
 def _tested(result: Mapping[str, Any]) -> str:

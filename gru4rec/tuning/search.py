@@ -40,7 +40,7 @@ class Search:
     settings: Tune
     trials: dict[int, Trial]
     ended: Callable[[Trial], None]  # told of each trial that ends
-    until: float = math.inf  # no new trial is begun later, on the clock that is `time.monotonic`
+    until: float = math.inf  # no new trial is begun later, on the clock that is `time.time`, the machines' common one
     began: dict[int, float] = field(default_factory=dict)
 
     def next(self) -> int | None:
@@ -50,7 +50,7 @@ class Search:
                 self.began[number] = time.monotonic()
                 return number
         number = len(self.trials)
-        if number >= self.settings.trials or time.monotonic() > self.until:
+        if number >= self.settings.trials or time.time() > self.until:
             return -1
         values = SUGGEST[self.settings.algorithm](self.space, self.settings.search_seed, self.trials, number)
         if values is None:
@@ -68,17 +68,22 @@ class Search:
         rule = STOPPING.get(self.settings.scheduler)
         if rule is None or epoch >= self.settings.epochs:
             return False
-        # Judged as it was after this epoch: an earlier attempt may have come further.
+        # An earlier attempt has come further: it was let through then, when less was known of others. Not so the last
+        # epoch that is known: the attempt may have ended before that was judged.
+        if epoch < len(one.curve):
+            return False
         curves = {other: found.curve for other, found in self.trials.items() if found.status != "failed"}
-        return rule({**curves, number: one.curve[:epoch]}, number, self.settings.grace)
+        return rule({**curves, number: one.curve}, number, self.settings.grace)
 
     def end(self, number: int, why: str = "") -> None:
-        """A trial ended by itself, was stopped, or failed (`why`)."""
+        """A trial ended by itself, was stopped, or failed (`why`). One that was not begun in time stays as it is."""
         one = self.trials[number]
         place = records.trial_folder(self.folder, number)
         failed = storage.join(place, trial.FAILED)
         if not why and storage.exists(failed):
             why = storage.read_json(failed)["why"]
+        if not why and not one.curve:
+            return
         status = "failed" if why else "finished" if len(one.curve) >= self.settings.epochs else "stopped"
         seconds = time.monotonic() - self.began.get(number, time.monotonic())
         self.trials[number] = replace(one, status=status, why=why, seconds=seconds)  # type: ignore[arg-type]
@@ -128,12 +133,22 @@ class _Ends(Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
         error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-        reason = str(getattr(error, "cause", error) or "its process died").strip().splitlines()[-1]
-        _SEARCHES[self._folder].end(trial.config["number"], f"{reason} ({_RETRIES + 1} attempts)")
+        _SEARCHES[self._folder].end(trial.config["number"], f"{reason(error)} ({_RETRIES + 1} attempts)")
+
+
+def reason(error: BaseException | None) -> str:
+    """Why a trial failed, in a line; `error` as Tune gives it, None: its process died."""
+    cause = getattr(error, "cause", None) or error
+    if cause is None:
+        return "its process died"
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
 
 
 def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], data: str) -> None:
-    """Run what is left of a search; all its trials have ended then. Ray must be connected."""
+    """Run what is left of a search; all its trials have ended then, but for those that `until` left no time to begin.
+
+    Ray must be connected.
+    """
     settings, left = search.settings, sum(not one.ended for one in search.trials.values())
     left += max(0, settings.trials - len(search.trials))
     storage.remove_folder(storage.join(search.folder, _TUNE))  # of a search that was killed
@@ -148,11 +163,14 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
         os.environ.setdefault(name, value)
     _SEARCHES[search.folder] = search
     gpus, threads = settings.gpus_per_trial, settings.threads
-    folder, metric = search.folder, settings.metric
+    folder, metric, until = search.folder, settings.metric, search.until
 
     def train(config: dict[str, Any]) -> None:
         number = config["number"]
         place = records.trial_folder(folder, number)
+        # Tune has the next trial ready before there is room for it: for this one there was none in time.
+        if time.time() > until and not storage.exists(storage.join(place, trial.RUN)):
+            return
         point = storage.read_json(storage.join(place, "trial.json"))
         torch.set_num_threads(threads)
         if gpus:

@@ -27,8 +27,8 @@ from gru4rec import cli, storage
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import InputError
 
-Value = Any  # a plain value: number, text, truth value
-_NOT_SEARCHED = ("patience", "monitor", "seed")
+Value = Any  # a plain value: number, text, truth value, or a tuple of numbers
+_NOT_SEARCHED = ("epochs", "patience", "monitor", "seed")
 _DIGITS = 12
 
 
@@ -54,6 +54,12 @@ class Dimension:
             return []
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
         return [self._value(self.low + place * self.step) for place in range(count)]
+
+    @property
+    def default(self) -> Value:
+        """The setting's own default, which need not be one of the values; of units those of the first layer."""
+        value = getattr(Hyperparameters(), self.name)
+        return next(iter(value), 0) if isinstance(value, tuple) and not self.choices else value
 
     def nearest(self, value: float) -> Value:
         """The value of the range that is nearest to `value`."""
@@ -162,7 +168,7 @@ def parse(text: str, file: str) -> Space:
             dimensions.append(_dimension(name, value, place))
         else:
             _check(name, value, place)
-            fixed[name] = value
+            fixed[name] = hashable(value)
     if not dimensions:
         raise InputError(f"{file}: varies nothing; give a setting choices = […], or low and high")
     space = Space(_in_order(dimensions, fixed, file, text), fixed)
@@ -177,7 +183,9 @@ def _dimension(name: str, given: Mapping[str, Any], place: str) -> Dimension:
     when = given.get("when", {})
     if not isinstance(when, dict):
         raise InputError(f'{place}: when must be a table, such as {{ loss = "bpr-max" }}, got {when!r}')
-    condition = {key: tuple(value) if isinstance(value, list) else (value,) for key, value in when.items()}
+    condition = {
+        key: tuple(map(hashable, value)) if isinstance(value, list) else (value,) for key, value in when.items()
+    }
     if "choices" in given:
         if {"low", "high", "step", "log"} & set(given):
             raise InputError(f"{place}: give choices, or low and high, not both")
@@ -186,7 +194,7 @@ def _dimension(name: str, given: Mapping[str, Any], place: str) -> Dimension:
             raise InputError(f"{place}: choices must be a list with a value or more, got {choices!r}")
         for value in choices:
             _check(name, value, place)
-        return Dimension(name, choices=tuple(map(_hashable, choices)), when=condition)
+        return Dimension(name, choices=tuple(map(hashable, choices)), when=condition)
     return _range(name, given, condition, place)
 
 
@@ -237,7 +245,8 @@ def _whole(name: str) -> bool:
     return hint is int or _of_numbers(name)
 
 
-def _hashable(value: Value) -> Value:
+def hashable(value: Value) -> Value:
+    """A list, as TOML and JSON give it, as points have it: a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -54,6 +54,9 @@ def run(
     `settings.patience` must be on, so that each epoch is validated. The test split is never read. Raises InputError
     for data that are damaged: no trial could do better; TakenOver where another process has begun on the same trial.
     """
+    failed = storage.join(place, FAILED)
+    if storage.exists(failed):  # of an earlier attempt
+        storage.remove_file(failed)
     prepared = Prepared(data)
     plan = Plan(storage.join(place, RUN), _attempt(storage.join(place, RUN)), tested="", keep=1)
     try:
@@ -62,14 +65,17 @@ def run(
         raise
     except (GRU4RecError, MemoryError, torch.OutOfMemoryError) as error:
         reason = f"{'' if isinstance(error, GRU4RecError) else type(error).__name__ + ': '}{error}"
-        storage.write_json(storage.join(place, FAILED), {"why": reason})
+        storage.write_json(failed, {"why": reason})
 
 
-def train_whole(settings: Hyperparameters, data: str, place: str, device: str) -> str:
-    """Train on training and validation split together; the model's folder. Whole already, it is left as it is."""
+def train_whole(settings: Hyperparameters, data: str, place: str, device: str, epochs: int = 0) -> str:
+    """Train on training and validation split together; the model's folder. Whole already, it is left as it is.
+
+    `epochs`: stop after so many of the settings'; 0: after all.
+    """
     model = storage.join(place, MODEL)
     if not storage.exists(storage.join(model, "config.json")):
-        plan = Plan(place, _attempt(place), splits=("train", "valid"), tested="", keep=1)
+        plan = Plan(place, _attempt(place), splits=("train", "valid"), tested="", keep=1, epochs=epochs)
         Training(settings, Prepared(data), plan, Alone(), Quiet(), device).run()
     return model
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from gru4rec import storage
 from gru4rec.config import Hyperparameters, Tune
+from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.evaluation import contenders, measure, pieces
 from gru4rec.evaluation.tally import Total, intervals
 from gru4rec.sessions.prepared import Prepared
@@ -19,11 +20,18 @@ _REFERENCE = "markov"  # a baseline that takes no time, beside
 
 
 def train(
-    number: int, settings: Hyperparameters, seeds: Sequence[int], prepared: Prepared, folder: str, job: Tune
+    number: int,
+    settings: Hyperparameters,
+    seeds: Sequence[int],
+    prepared: Prepared,
+    folder: str,
+    job: Tune,
+    epochs: int,
 ) -> list[str]:
     """Model folders of trial `number`, one a seed, each trained by a Ray task; those that are there stay as they are.
 
-    Those of an earlier winner, in a search that was then asked for more trials, are removed.
+    It stops after `epochs` of the settings'. Those of an earlier winner, in a search that was then asked for more
+    trials, are removed. Raises GRU4RecError that says which seed could not be trained.
     """
     import ray
 
@@ -35,22 +43,41 @@ def train(
         if name != mine:
             storage.remove_folder(storage.join(folder, FINAL, name))
     given = [(seed, storage.join(folder, FINAL, mine, f"seed-{seed}")) for seed in seeds]
-    return ray.get(
-        [
-            task.remote(settings, seed, prepared.folder, place, job.threads, "cuda" if gpus else "cpu")
-            for seed, place in given
-        ]
+    device = "cuda" if gpus else "cpu"
+    tasks = [task.remote(settings, seed, prepared.folder, place, job.threads, device, epochs) for seed, place in given]
+    found = []
+    for seed, one in zip(seeds, tasks, strict=True):
+        try:
+            found.append(ray.get(one))
+        except ray.exceptions.RayTaskError as error:
+            raise _reason(error.cause, number, seed, seeds) from error
+    return found
+
+
+def _reason(cause: BaseException, number: int, seed: int, seeds: Sequence[int]) -> BaseException:
+    """Why the model of a seed could not be trained, and what to do."""
+    if isinstance(cause, InputError | trial.TakenOver):
+        return cause
+    why = " ".join(str(cause).split())
+    if not isinstance(cause, GRU4RecError):
+        why = f"{type(cause).__name__}: {why}".removesuffix(": ")
+    without = "--seeds without that one, or " if seed != seeds[0] else ""
+    return GRU4RecError(
+        f"trial {number} is the best, but on training and validation split, with seed {seed}, its training fails: "
+        f"{why}; go on with {without}more --trials, of which another may be the best"
     )
 
 
-def _trained(settings: Hyperparameters, seed: int, data: str, place: str, threads: int, device: str) -> str:
+def _trained(
+    settings: Hyperparameters, seed: int, data: str, place: str, threads: int, device: str, epochs: int
+) -> str:
     """Task."""
     import dataclasses
 
     import torch
 
     torch.set_num_threads(threads)
-    return trial.train_whole(dataclasses.replace(settings, seed=seed), data, place, device)
+    return trial.train_whole(dataclasses.replace(settings, seed=seed), data, place, device, epochs)
 
 
 def test(models: Sequence[str], seeds: Sequence[int], prepared: Prepared, say: Callable[[str], None]) -> dict[str, Any]:

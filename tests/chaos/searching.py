@@ -156,14 +156,16 @@ class TuneJob:
             for number, _, nested in found:
                 query = "select value from metrics where run_uuid = ? and key = 'valid_metric' order by step"
                 assert [value for (value,) in store.execute(query, (nested,))] == trials[number].curve
+            kept = "from runs join tags using (run_uuid) where lifecycle_stage = 'active' and tags.key = 'search.run'"
+            ((winner, *rest),) = store.execute(f"select run_uuid, status, tags.value {kept}").fetchall()
+            assert rest == ["FINISHED", run_id]
             others = store.execute(
                 "select run_uuid, status from runs where lifecycle_stage = 'active' and run_uuid not in "
-                "(select run_uuid from tags where key = 'trial')"
+                "(select run_uuid from tags where key in ('trial', 'search.run'))"
             )
             assert others.fetchall() == [(run_id, "FINISHED")]
-            twice = store.execute(
-                "select key, count(*) from metrics where run_uuid = ? group by key, step having count(*) > 1", (run_id,)
-            )
-            assert twice.fetchall() == []
-            assert store.execute("select version, run_id from model_versions").fetchall() == [(1, run_id)]
+            twice = "select key, count(*) from metrics where run_uuid = ? group by key, step having count(*) > 1"
+            for one in (run_id, winner):
+                assert store.execute(twice, (one,)).fetchall() == []
+            assert store.execute("select version, run_id from model_versions").fetchall() == [(1, winner)]
         store.close()

@@ -79,6 +79,27 @@ def test_star_varies_one_parameter_at_a_time():
     assert len(other) == 1 or other == ["loss", "bpreg"] or set(other) <= {"loss", "bpreg"}
 
 
+def test_star_varies_what_a_better_value_has_made_matter():
+    found = space.parse(
+        """
+loss = { choices = ["cross-entropy", "bpr-max"] }
+bpreg = { low = 1.0, high = 3.0, step = 0.5, when = { loss = "bpr-max" } }
+elu_param = { choices = [0.5, 1], when = { loss = "bpr-max" } }
+feed_forward = { low = 8, high = 64, step = 8, when = { loss = "bpr-max" } }
+""",
+        "s.toml",
+    )
+    trials = {n: Trial(n, {"loss": "cross-entropy"}, (0.1,), "finished") for n in range(20)}
+    for number in range(20, 40):
+        point = algorithms.star(found, 1, trials, number)
+        trials[number] = Trial(number, point, (0.5 if point == {"loss": "bpr-max"} else 0.2,), "finished")
+    varied = [{name: value for name, value in trials[n].values.items() if name != "loss"} for n in range(20, 40)]
+    assert varied[0] == {}  # the defaults: bpreg 0.5, elu_param 0.5, no feed-forward layer
+    assert varied[1:4] == [{"bpreg": value} for value in (1.0, 1.5, 2.0)]
+    assert varied[4] == {"elu_param": 1}
+    assert varied[5:8] == [{"feed_forward": value} for value in (8, 16, 24)]
+
+
 def test_failed_trials_are_no_ones_best():
     trials = {0: Trial(0, {}, (0.9,), "failed", "exploded"), 1: Trial(1, {}, (0.1, 0.3), "stopped"), 2: Trial(2, {})}
     assert best(trials).number == 1

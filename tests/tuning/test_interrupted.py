@@ -57,6 +57,31 @@ def check_recorded(experiment, run_id):
         assert [point.value for point in points] == list(TRIALS[int(one.data.tags["trial"])].curve)
 
 
+def test_why_a_trial_failed_is_a_line():
+    class Wrapped(Exception):
+        cause = ValueError("in two\nlines\n")
+
+    for error, why in {
+        Wrapped("long"): "lines",
+        ValueError("short"): "short",
+        MemoryError(): "MemoryError",
+        None: "its process died",
+    }.items():
+        assert search.reason(error) == why
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_trial_that_was_let_through_is_not_stopped_for_what_others_did_later(tmp_path, scheduler):
+    """Its epochs are heard again, once more from the first; the others are better by now."""
+    found = space.parse("learning_rate = { low = 0.1, high = 0.3 }", "s.toml")
+    settings = cli.check(config.Tune, {"data": "d", "epochs": 9, "scheduler": scheduler, "grace": 1})
+    better = {n: Trial(n, {}, (0.5,) * 9, "finished") for n in range(4)}
+    for known, stopped in {(): 1, (0.1,): 1, (0.1,) * 2: 2 if scheduler == "median" else 3, (0.1,) * 3: 3}.items():
+        one = search.Search(str(tmp_path), found, settings, {**better, 4: Trial(4, {}, known)}, print)
+        told = [one.heard(4, epoch, 0.1) for epoch in range(1, 4)]
+        assert told.index(True) + 1 == stopped
+
+
 def test_tunes_own_files_go_where_no_trial_is_left(tmp_path):
     (tmp_path / "tune" / "train_0").mkdir(parents=True)
     found = space.parse("learning_rate = { low = 0.1, high = 0.3 }", "s.toml")

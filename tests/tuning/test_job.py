@@ -1,5 +1,6 @@
 """The tune job on a real Ray and a real MLflow: killed and gone on with, it finds what an undisturbed search finds."""
 
+import dataclasses
 import json
 import time
 
@@ -10,16 +11,16 @@ from prepared_folder import prepared_folder
 from simple_log import simple_log
 
 from gru4rec import cli, config, storage
-from gru4rec.errors import InputError
+from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.evaluation import ranking
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Prepared
-from gru4rec.tracking import folder, registry
+from gru4rec.tracking import folder, registry, runs
 from gru4rec.training.exchange import Alone
 from gru4rec.training.loop import MODEL, Plan, Training
 from gru4rec.training.progress import Quiet
 from gru4rec.training.trainer import Trainer
-from gru4rec.tuning import job, records, report, search, space, trial, winner
+from gru4rec.tuning import job, records, report, search, space, tracked, trial, winner
 from gru4rec.tuning.trials import Trial, best
 
 ITEMS = 40
@@ -130,18 +131,138 @@ def test_the_winner_of_more_trials_is_trained_itself(given, data, ray_local, tmp
     settings = cli.check(config.Tune, {**given, "seeds": (7,)})
     for number, layers in enumerate([(8,), (16,)]):
         chosen = config.Hyperparameters(layers=layers, batch_size=8, n_sample=16, epochs=1)
-        (model,) = winner.train(number, chosen, settings.seeds, Prepared(data.folder), str(tmp_path / "s"), settings)
+        (model,) = winner.train(number, chosen, settings.seeds, Prepared(data.folder), str(tmp_path / "s"), settings, 0)
         assert folder.load(model).model.hyperparameters.layers == layers
     assert [path.name for path in (tmp_path / "s" / "final").iterdir()] == ["trial-00001"]
+
+
+def test_each_winner_of_a_search_that_goes_on_is_a_version(given, data, store, tmp_path):
+    settings = cli.check(config.Tune, {**given, "seeds": (7,)})
+    run_id, prepared = runs.start_run(runs.connect(store), {}, kind="tune"), Prepared(data.folder)
+    client, results = mlflow.MlflowClient(), []
+    for trials, (number, layers, value) in {2: (1, (8,), 0.2), 5: (3, (16,), 0.3), 6: (3, (16,), 0.3)}.items():
+        chosen = config.Hyperparameters(layers=layers, batch_size=8, n_sample=16, epochs=1)
+        place = trial.train_whole(chosen, data.folder, str(tmp_path / str(number)), "cpu")
+        results.append(fake_result(trials, number, chosen, value, settings.metric))
+        for _ in range(2):  # the job was killed, and did it again
+            version = job._registered(settings, run_id, place, results[-1], prepared)
+            tracked.finish(run_id, results[-1], "page")
+            assert version == str(number // 2 + 1)
+        loaded = folder.load(registry.fetch("models:/tuned@candidate"))
+        assert loaded.model.hyperparameters.layers == layers
+        found = client.get_model_version("tuned", version)
+        assert (found.tags["search.run"], found.tags["search.trial"]) == (run_id, str(number))
+        run = client.get_run(found.run_id)
+        assert (run.info.status, run.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
+        assert run.data.params["layers"] == str(layers[0])
+        assert run.data.metrics["mrr_at_20"] == value / 2
+    assert len(client.search_model_versions("name = 'tuned'")) == 2
+    points = client.get_metric_history(run_id, "mrr_at_20")
+    assert [(point.step, point.value) for point in points] == [(2, 0.1), (5, 0.15), (6, 0.15)]
+    tracked.Tracked(run_id)  # takes no winner for a trial that was recorded in part
+    assert len(client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")) == 2
+
+
+@pytest.mark.parametrize(("schedule", "same"), [("constant", True), ("linear", False)])
+def test_the_winner_is_trained_with_the_learning_rates_that_won(given, data, tmp_path, schedule, same):
+    """Those of the epochs up to the best, of a schedule that is laid over all."""
+    settings = cli.check(config.Tune, {**given, "epochs": 4})
+    found = space.parse(SPACE + f"lr_schedule = '{schedule}'", "s.toml")
+    one = Trial(5, found.draw(np.random.default_rng(1)), (0.1, 0.3, 0.2, 0.3), "finished")
+    chosen, epochs = job.winning(found, one, settings)
+    assert (chosen.epochs, epochs) == (2 if same else 4, 2)
+    place = trial.train_whole(chosen, data.folder, str(tmp_path / "w"), "cpu", epochs)
+    trainer = Trainer(
+        initialise(dataclasses.replace(chosen, epochs=4), ITEMS),
+        data.items_of(("train", "valid"))["support"].to_numpy(),
+    )
+    for epoch in range(2):
+        trainer.train_epoch(epoch, [[*data.shards("train"), *data.shards("valid")]])
+    kept = folder.load(place).model.tensors()
+    for name, tensor in trainer.model.tensors().items():
+        assert (tensor == kept[name]).all()
+    fewer = dataclasses.replace(chosen, epochs=2)
+    other = folder.load(trial.train_whole(fewer, data.folder, str(tmp_path / "f"), "cpu")).model.tensors()
+    assert all((tensor == other[name]).all() for name, tensor in kept.items()) == same
+
+
+@pytest.mark.ray
+def test_a_winner_that_cannot_be_trained_says_with_which_seed(given, data, ray_local, tmp_path):
+    settings = cli.check(config.Tune, {**given, "seeds": (7,)})
+    wild = config.Hyperparameters(
+        layers=(8,), batch_size=8, n_sample=16, epochs=2, lr_schedule="exponential", lr_final=1e30
+    )
+    told = r"trial 4 is the best, .* with seed 7, its training fails: the loss explodes in epoch 2.*; go on with more"
+    with pytest.raises(GRU4RecError, match=told):
+        winner.train(4, wild, settings.seeds, Prepared(data.folder), str(tmp_path), settings, 0)
+    other = winner._reason(MemoryError(), 4, 8, (7, 8))
+    assert "with seed 8, its training fails: MemoryError; go on with --seeds without that one, or more" in str(other)
+    assert isinstance(winner._reason(InputError("damaged"), 4, 8, (7, 8)), InputError)
+
+
+def fake_result(trials, number, chosen, value, metric):
+    figures = {"recall_at_20": value, "mrr_at_20": value / 2, "ndcg_at_20": value / 3}
+    return {
+        "search": "s",
+        "trials": trials,
+        "best": {"trial": number, "settings": {"layers": chosen.layers}, "metric": metric, "value": value},
+        "test": {"mean": figures, "metrics": {"seed 7": figures}},
+        "hyperparameters": dataclasses.asdict(chosen),
+    }
 
 
 def test_no_trial_is_begun_after_its_hours(given, tmp_path):
     settings = cli.check(config.Tune, given)
     found, kept = space.parse(SPACE, "s.toml"), str(tmp_path / "s")
-    one = search.Search(kept, found, settings, {}, print, until=time.monotonic() + 3600)
+    one = search.Search(kept, found, settings, {}, print, until=time.time() + 3600)
     assert [one.next(), one.next()] == [0, 1]
-    later = search.Search(kept, found, settings, dict(one.trials), print, until=time.monotonic() - 1)
+    later = search.Search(kept, found, settings, dict(one.trials), print, until=time.time() - 1)
     assert [later.next(), later.next(), later.next()] == [0, 1, -1]  # what was begun comes to its end
+    later.heard(0, 1, 0.1)
+    for number in (0, 1):
+        later.end(number)
+    left = records.trials(kept)
+    assert {number: one.status for number, one in left.items()} == {0: "stopped", 1: "running"}
+    again = search.Search(kept, found, settings, left, print)
+    assert [again.next(), again.next()] == [1, 2]  # for the one that was not begun in time, there is time now
+
+
+def test_what_is_left_is_told(given):
+    settings = cli.check(config.Tune, {**given, "trials": 4})
+    hours = dataclasses.replace(settings, hours=0.5)
+    assert job._left(settings, 2, 1, 90.0) == ", about 3 min left"
+    assert job._left(settings, 4, 2, 90.0) == job._left(settings, 5, 2, 90.0) == ""
+    assert job._left(hours, 2, 1, 1700.0) == ", about 2 min left"
+    assert job._left(hours, 2, 1, 1800.0) == ", no more are begun"
+
+
+def test_what_no_machine_has_is_refused(given, monkeypatch):
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    settings = cli.check(config.Tune, {**given, "threads": 2})
+    job._check_resources(settings)
+    many, gpus = dataclasses.replace(settings, threads=8), dataclasses.replace(settings, gpus_per_trial=0.25)
+    with pytest.raises(InputError, match=r"--threads 8: a trial needs as many CPUs, and Ray has 2: give fewer"):
+        job._check_resources(many)
+    with pytest.raises(InputError, match=r"--gpus-per-trial 0.25: .*, and Ray has 0: give less, or 0"):
+        job._check_resources(gpus)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # a cluster that may grow
+    job._check_resources(many)
+
+
+@pytest.mark.ray
+def test_a_trial_for_which_there_was_no_room_in_time_is_left(given, data, ray_local, tmp_path):
+    """Tune has it ready, and begins it when the hours are over."""
+    settings = cli.check(config.Tune, {**given, "trials": 1})
+    found, told = space.parse(SPACE, "s.toml"), []
+    late = {0: Trial(0, found.draw(np.random.default_rng(1)))}
+    records.keep_point(str(tmp_path), late[0])
+    search.run(search.Search(str(tmp_path), found, settings, late, told.append, 0.0), lambda _: None, data.folder)
+    assert told == []
+    assert not late[0].ended
+    assert [path.name for path in tmp_path.glob("trials/00000/*")] == ["trial.json"]
 
 
 def check_what_is_kept(settings, result, data):
@@ -149,7 +270,10 @@ def check_what_is_kept(settings, result, data):
     run = client.get_run(result["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.metrics["mrr_at_20"] == pytest.approx(result["test"]["mean"]["mrr_at_20"])
-    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    below = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    (of_winner,) = (one for one in below if one.data.tags["kind"] == "winner")
+    assert client.get_model_version("tuned", result["model_version"]).run_id == of_winner.info.run_id
+    nested = [one for one in below if one is not of_winner]
     assert sorted(one.data.tags["trial"] for one in nested) == [str(n) for n in range(settings.trials)]
     point = next(one for one in nested if one.data.tags["trial"] == str(result["best"]["trial"]))
     assert point.data.params["learning_rate"] == str(result["best"]["settings"]["learning_rate"])
@@ -184,6 +308,10 @@ def test_a_trial_that_fails_says_why_and_never_reads_the_test_split(data, tmp_pa
     (tmp_path / "bad").mkdir()
     trial.run(wild, data.folder, str(tmp_path / "bad"), "mrr_at_20", tell, "cpu")
     assert "the loss explodes in epoch 2" in json.loads((tmp_path / "bad" / "failed.json").read_text())["why"]
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "failed.json").write_text('{"why": "out of memory"}')  # and the next attempt is a good one
+    trial.run(settings, data.folder, str(tmp_path / "later"), "mrr_at_20", tell, "cpu")
+    assert not (tmp_path / "later" / "failed.json").exists()
 
 
 def test_training_and_validation_split_are_one_log(data, tmp_path):
@@ -229,6 +357,53 @@ def test_a_search_goes_on_where_it_was_begun(given, tmp_path):
     assert cli.parse(config.Tune, [*again, "--gpus-per-trial", "0"]).gpus_per_trial == 0
 
 
+def test_what_a_search_is_asked_for_later_is_kept(given):
+    """Trials and seeds may be added; the first seed, with which trials are trained, stays."""
+    begun = cli.check(config.Tune, given)
+    place = records.folder_of(begun, "s")
+    records.begin(place, begun, SPACE, given["data"], "f", "r")
+    again = ["--resume", "s", "--storage", given["storage"]]
+    for trials, wanted in (("9", 9), ("4", 9)):
+        settings = cli.parse(config.Tune, [*again, "--trials", trials, "--seeds", "7", "5"])
+        records.check(records.read(place), settings, SPACE, "f")
+        records.go_on(place, records.read(place), settings)
+        kept = cli.parse(config.Tune, again)
+        assert (kept.trials, kept.seeds) == (wanted, (7, 5))
+    with pytest.raises(InputError, match="--seeds begins with 8, but the search was begun with 7"):
+        records.check(records.read(place), cli.parse(config.Tune, [*again, "--seeds", "8", "7"]), SPACE, "f")
+    storage.write_json(f"{place}/result.json", {"trials": 9, "seeds": [7, 5], "model_name": "tuned"})
+    for changed, done in {"": True, "--trials 3": True, "--trials 10": False, "--seeds 7": False}.items():
+        settings = cli.parse(config.Tune, [*again, *changed.split()])
+        assert (records.finished(place, records.read(place), settings) is not None) == done
+    settings = cli.parse(config.Tune, [*again, "--model-name", "other"])
+    assert records.finished(place, records.read(place), settings) is None
+
+
+def test_a_search_of_an_earlier_version_goes_on(given):
+    begun = cli.check(config.Tune, {**given, "grace": 1})
+    place = records.folder_of(begun, "old")
+    records.begin(place, begun, SPACE, given["data"], "f", "r")
+    whole = storage.read_json(f"{place}/search.json")
+    later = ("grace", "hours", "parallel", "threads", "gpus_per_trial", "pack_gpus")
+    settings = {name: value for name, value in whole["settings"].items() if name not in later}
+    storage.write_json(f"{place}/search.json", {**whole, "settings": settings})
+    found = cli.parse(config.Tune, ["--resume", "old", "--storage", given["storage"]])
+    assert (found.grace, found.hours, found.parallel, found.threads, found.gpus_per_trial) == (1, 0, 0, 1, 0)
+    records.check(records.read(place), found, SPACE, "f")
+    with pytest.raises(InputError, match="--grace is 2, but the search was begun with 1"):
+        records.check(records.read(place), cli.check(config.Tune, {**given, "grace": 2}), SPACE, "f")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "why"), [("7 8 7", "may be there once"), ("-1", "at least 0"), ("4294967296", "2^32")]
+)
+def test_seeds_that_cannot_be(seeds, why, capsys):
+    assert cli.run(config.Tune, job.tune, ["--seeds", *seeds.split()]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --seeds: ")
+    assert why in told
+
+
 def test_without_a_validation_split(store, tmp_path, capsys):
     log = simple_log(30, ITEMS, seed=1)[0]
     folder_ = prepared_folder(tmp_path / "d", {"train": log, "test": log}, ITEMS).folder
@@ -244,3 +419,9 @@ def test_importances_find_what_matters():
     assert next(iter(weights)) == "learning_rate"
     assert weights["learning_rate"] > 0.8
     assert report.importances(found, {n: trials[n] for n in range(5)}) == {}
+
+
+def test_importances_of_trials_that_hardly_differ():
+    found = space.parse("learning_rate = { choices = [0.1, 0.2] }", "s.toml")
+    trials = {n: Trial(n, {"learning_rate": 0.1}, (0.5 + (n == 0) * 0.1,), "finished") for n in range(12)}
+    assert report.importances(found, trials) == {}

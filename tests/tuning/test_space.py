@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gru4rec.errors import InputError
-from gru4rec.tuning import space
+from gru4rec.tuning import algorithms, records, report, space
 from gru4rec.tuning.space import Dimension
+from gru4rec.tuning.trials import Trial
 
 BOTH = """
 loss = { choices = ["cross-entropy", "bpr-max"] }
@@ -60,6 +61,45 @@ def test_a_condition_does_not_change_what_the_others_draw():
         assert {k: v for k, v in one.items() if k in other} == other
 
 
+LISTS = """
+feed_forward = [8, 4]
+layers = { choices = [[100], [100, 50], [16, 8]] }
+learning_rate = { low = 0.1, high = 0.3, step = 0.1 }
+bpreg = { low = 0.0, high = 2.0, when = { layers = [[16, 8], [100, 50]], feed_forward = [[8, 4]] } }
+"""
+
+
+def test_values_that_are_lists_come_back_as_they_were(tmp_path):
+    found = space.parse(LISTS, "s.toml")
+    whole = {n: Trial(n, found.draw(np.random.default_rng(n)), (0.1 * n,), "finished") for n in range(30)}
+    for one in whole.values():
+        assert ("bpreg" in one.values) == (one.values["layers"] != (100,))
+        assert found.hyperparameters(one.values).feed_forward == (8, 4)
+        records.keep_point(str(tmp_path), one)
+        records.keep_result(str(tmp_path), one)
+    assert len({one.values["layers"] for one in whole.values()}) == 3
+    kept = records.trials(str(tmp_path))
+    assert kept == whole
+    for suggest in algorithms.SUGGEST.values():
+        for number in range(30):
+            before = {n: kept[n] for n in range(number)}
+            assert suggest(found, 1, before, number) == suggest(found, 1, {n: whole[n] for n in before}, number)
+    assert "How much" in report.page(RESULT, found, kept)
+
+
+FIGURES = {"recall_at_20": 0.1, "mrr_at_20": 0.1, "ndcg_at_20": 0.1}
+RESULT = {
+    "search": "s",
+    "trials": 30,
+    "stopped": 0,
+    "failed": 0,
+    "epochs": 30,
+    "data_fingerprint": "f",
+    "best": {"trial": 29, "settings": {"epochs": 1}, "metric": "mrr_at_20", "value": 2.9},
+    "test": {"predictions": 1, "metrics": {}, "intervals": {}, "mean": FIGURES, "deviation": FIGURES},
+}
+
+
 ranges = st.builds(
     lambda low, steps, step, log: Dimension("x", low=low, high=low + steps * step, step=step, log=log),
     st.integers(1, 50).map(float),
@@ -105,6 +145,7 @@ def test_a_log_range_is_drawn_by_ratio():
         ("momentum = { low = 0, high = 0.5, steps = 1 }", 1, "unknown key steps"),
         ("momentum = { low = 0, high = 0.5 }\nbpreg = { low = 0, high = 1, when = { loss = 'bpr-max' } }", 2, "loss"),
         ("seed = 3", 1, "the search sets this"),
+        ("loss = 'bpr'\nepochs = { low = 2, high = 5 }", 2, "epochs: the search sets this"),
     ],
 )
 def test_what_is_wrong_is_named_by_line(text, line, why):
