@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -127,7 +126,7 @@ def _check_resources(settings: Tune) -> None:
     """
     import ray
 
-    if os.environ.get("RAY_ADDRESS"):
+    if on_ray.may_grow():
         return
     have = ray.cluster_resources()
     for flag, wanted, kind, remedy in (
