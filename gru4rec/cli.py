@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
 import sys
 import tomllib
 import traceback
@@ -20,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import pydantic
 
 from gru4rec.config import PRESETS
-from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.errors import GRU4RecError, InputError, masked
 
 S = TypeVar("S")
 
@@ -143,13 +142,8 @@ def _base(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return begun(str(values.get("storage", place)), str(values["resume"]))
 
 
-def _masked(text: str) -> str:
-    """Without the credentials that a URI may carry."""
-    return re.sub(r"(://)[^/@\s]*:[^/@\s]*@", r"\1***@", text)
-
-
 def _one_line(error: BaseException) -> str:
-    return _masked(" ".join(str(error).split())) or type(error).__name__
+    return masked(" ".join(str(error).split())) or type(error).__name__
 
 
 def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +162,7 @@ def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequenc
         return 1
     except Exception as error:
         if debug:
-            print(_masked(traceback.format_exc()), file=sys.stderr)
+            print(masked(traceback.format_exc()), file=sys.stderr)
         sys.stdout.flush()
         text = _one_line(error) if isinstance(error, GRU4RecError) else f"{type(error).__name__}: {_one_line(error)}"
         hint = "" if debug or isinstance(error, GRU4RecError) else " (run again with --debug for the traceback)"

@@ -391,7 +391,9 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
         "", "Name of the run: the same command goes on with it if it was interrupted; default: MLflow's run id."
     )
     resume: str = setting(
-        "", "Go on with this run (its name or MLflow run id) with its own settings; flags may change how, not what."
+        "",
+        "Go on with this run (its --run-name; where it has none, its MLflow run id) with its own settings; flags may "
+        "change how, not what. --storage and --tracking-uri are not kept: give them again.",
     )
     checkpoint_minutes: float = setting(
         10.0, "Minutes between two checkpoints within an epoch; 0: at the ends of epochs only.", ge=0
@@ -427,17 +429,24 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
             raise ValueError(f"--workers: a number from 1 on, or MIN:MAX, got {self.workers}")
         if _BLOCK_STEPS % self.sync_every and self.sync_every % _BLOCK_STEPS:
             raise ValueError(f"--sync-every: must divide {_BLOCK_STEPS} or be a multiple of it, got {self.sync_every}")
-        for name, value in (("run-name", self.run_name), ("resume", self.resume)):
-            if value and not re.fullmatch(r"[\w][\w.\-]*", value):
-                raise ValueError(f"--{name}: letters, digits, '_', '-' and '.' only, got {value!r}")
-        if self.resume and self.run_name and self.resume != self.run_name:
-            raise ValueError("--resume and --run-name: give one of them")
+        _check_names(self)
+        if self.resume and self.preset:
+            raise ValueError(f"--preset {self.preset}: a run goes on with its own settings; leave it out")
 
     @property
     def worker_range(self) -> tuple[int, int]:
         """Fewest and most workers; (0, 0) where the setting is neither a number nor MIN:MAX."""
         found = re.fullmatch(r"(\d+)(?::(\d+))?", str(self.workers))
         return (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+
+
+def _check_names(settings: "Train | Tune") -> None:
+    """Raises ValueError for a name that cannot be that of a folder."""
+    for name, value in (("run-name", settings.run_name), ("resume", settings.resume)):
+        if value and not re.fullmatch(r"[\w][\w.\-]*", value):
+            raise ValueError(f"--{name}: letters, digits, '_', '-' and '.' only, got {value!r}")
+    if settings.resume and settings.run_name and settings.resume != settings.run_name:
+        raise ValueError("--resume and --run-name: give one of them")
 
 
 def _measuring_workers() -> Any:
@@ -596,12 +605,17 @@ class Tune(Tracking, Common):
     run_name: str = setting(
         "", "Name of the search, below which it is kept; the same name again goes on with it. Default: MLflow's run id."
     )
-    resume: str = setting("", "Go on with the search of this name, with its settings.")
+    resume: str = setting(
+        "",
+        "Go on with the search of this name, with its settings. --storage and --tracking-uri are not kept: give them "
+        "again.",
+    )
     storage: str = setting("gru4rec-runs", "Folder for searches; on a cluster one that all nodes reach.")
     model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that contradict each other."""
+        _check_names(self)
         if self.pack_gpus and self.gpus_per_trial:
             raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out, or set it to 0")
         for seed in self.seeds:

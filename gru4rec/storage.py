@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from gru4rec.errors import InputError
+from gru4rec.errors import InputError, masked
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
@@ -154,11 +154,7 @@ def shown(path: str) -> str:
     """`path` as it may be printed and stored: without the credentials of a URI such as
     s3://key:secret@bucket.
     """
-    scheme, mark, rest = path.partition("://")
-    if not mark:
-        return path
-    place, slash, inner = rest.partition("/")
-    return scheme + mark + place.rpartition("@")[2] + slash + inner
+    return masked(path, "")
 
 
 def remove_file(path: str) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from gru4rec import cli, config
+from gru4rec import cli, config, storage
 from gru4rec.config import Common, setting
-from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.errors import GRU4RecError, InputError, masked
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,25 @@ def test_exit_codes(error, code):
     assert cli.run(Example, fail, ["--count", "4"]) == code
 
 
-def test_credentials_of_a_uri_do_not_reach_the_log(capsys):
+@pytest.mark.parametrize("login", ["key:secret", "key:sec/secret", "key:p@secret", ":secret"])
+def test_credentials_of_a_uri_do_not_reach_the_log(capsys, login):
     def fail(settings):
-        raise InputError("s3://key:secret@bucket/clicks: no such file")
+        raise InputError(f"s3://{login}@bucket/clicks: no such file; nor 's3://{login}@bucket/more'")
 
     cli.run(Example, fail, ["--count", "4", "--debug"])
     shown = capsys.readouterr().err
-    assert "bucket/clicks" in shown
+    assert "bucket/clicks: no such file" in shown
+    assert "bucket/more" in shown
     assert "secret" not in shown
+
+
+def test_a_token_of_a_server_is_masked():
+    assert masked("at https://token@host/x") == "at https://***@host/x"
+
+
+@pytest.mark.parametrize("text", ["models:/gru4rec@champion", "s3://bucket/a@b", "http://mlflow:5000/x", "a: b@c"])
+def test_what_holds_no_credentials_is_left_as_it_is(text):
+    assert masked(text) == storage.shown(text) == text
 
 
 @pytest.mark.parametrize("kind", [config.Prepare, config.Simulate, config.Train, config.Evaluate, config.Score])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gru4rec import page, storage
 from gru4rec.config import Score
+from gru4rec.errors import masked
 from gru4rec.scoring import manifest
 from gru4rec.tracking import runs
 
@@ -34,7 +35,7 @@ def record(settings: Score, content: Mapping[str, Any], measured: Mapping[str, f
     try:
         return _record(settings, content, measured, failed)
     except Exception as error:  # MLflow lets those of the database and of the network through
-        said = " ".join(str(error).split())
+        said = masked(" ".join(str(error).split()))
         print(f"WARNING: the result is not recorded in MLflow: {said}", file=sys.stderr, flush=True)
         return ""
 

@@ -5,6 +5,7 @@ by their id, never as "the active run", so that any process may add to one.
 """
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -55,6 +56,13 @@ def connect(tracking_uri: str = "", experiment: str = "gru4rec") -> str:
     GRU4RecError where the store cannot be opened.
     """
     path = sqlite_path(address(tracking_uri))
+    if os.environ.get("RAY_ADDRESS") and not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+        print(
+            f"WARNING: runs and versions are recorded in {path}, which is lost where a submitted job runs in a copy of "
+            "its working directory; name a store with --tracking-uri or MLFLOW_TRACKING_URI",
+            file=sys.stderr,
+            flush=True,
+        )
     try:
         client = mlflow_at(tracking_uri).MlflowClient()
         found = client.get_experiment_by_name(experiment)

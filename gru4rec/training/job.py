@@ -86,7 +86,7 @@ def train(settings: Train) -> dict[str, Any]:
         "predictions": trained.predictions,
         "baselines": others,
         "baseline_intervals": {name: _plain(facts.intervals.get(name, {})) for name in others},
-        "model": settings.model_out or storage.shown(model),
+        "model": storage.shown(settings.model_out or model),
         "data": storage.shown(prepared.folder),
     }
     run.finish(result)

@@ -28,7 +28,7 @@ import torch
 
 from gru4rec import storage
 from gru4rec.config import Hyperparameters
-from gru4rec.errors import GRU4RecError
+from gru4rec.errors import GRU4RecError, masked
 from gru4rec.evaluation import ranking
 from gru4rec.evaluation.metrics import RankingMetrics
 from gru4rec.model import negatives
@@ -246,8 +246,9 @@ class Training:
             checkpoints.prune(self._place, self._plan.keep)
         except (OSError, pa.ArrowException) as error:
             self._listener.say(
-                f"WARNING: no checkpoint could be written to {storage.shown(self._place)}: {error}. Training goes on; "
-                f"if it is interrupted, it goes on from {known[-1] if known else 'the beginning'}. Make room."
+                f"WARNING: no checkpoint could be written to {storage.shown(self._place)}: {masked(str(error))}. "
+                f"Training goes on; if it is interrupted, it goes on from {known[-1] if known else 'the beginning'}. "
+                "Make room."
             )
             return
         self._listener.committed(name)

@@ -131,7 +131,8 @@ def _read(place: str, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         known = [found for found in storage.list_folders(runs) if storage.exists(storage.join(runs, found, RUN))]
         raise InputError(
-            f"--resume {name}: there is no such run in {storage.shown(runs)}; there are: {' '.join(known) or 'none'}"
+            f"--resume {name}: there is no such run in {storage.shown(runs)}; there are: {' '.join(known) or 'none'}; "
+            "runs lie below --storage"
         ) from error
     except ValueError as error:
         raise InputError(f"{storage.shown(path)}: not valid JSON: {error}") from error

@@ -111,7 +111,7 @@ def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str
     parameters = {
         key: getattr(settings, key)
         for key in ("space", "trials", "algorithm", "scheduler", "grace", "metric", "epochs", "search_seed", "seeds")
-    }
+    } | {"space": storage.shown(settings.space)}
     data = prepared.folder, prepared.fingerprint
     run_id = runs.start_run(experiment, parameters, *data, kind="tune", name=settings.run_name or None)
     folder = records.folder_of(settings, name or run_id)

@@ -28,16 +28,9 @@ _HALF = re.compile(r".+\.[0-9a-f]{32}\.(tmp|old)")  # on its way to its name, or
 # Settings that say what the search finds: they must not change while it goes on. More trials may be asked for, and
 # other seeds after the first, with which the trials are trained.
 _WHAT = ("space", "metric", "algorithm", "scheduler", "epochs", "grace", "search_seed")
-_HOW = (
-    *("trials", "seeds", "model_name", "experiment", "tracking_uri"),
-    *(
-        "hours",
-        "parallel",
-        "threads",
-        "gpus_per_trial",
-        "pack_gpus",
-    ),  # or one that was begun on GPUs would go on on CPUs
-)
+# How it is run is kept too, or a search that was begun on GPUs would go on on CPUs; but not the tracking URI, which may
+# hold a password.
+_HOW = ("trials", "seeds", "model_name", "experiment", "hours", "parallel", "threads", "gpus_per_trial", "pack_gpus")
 
 
 def folder_of(settings: Tune, name: str) -> str:
@@ -56,7 +49,7 @@ def begin(folder: str, settings: Tune, space: str, data: str, fingerprint: str, 
             "data_fingerprint": fingerprint,
             "run_id": run_id,
             "space_text": space,
-            "settings": {name: kept[name] for name in _WHAT + _HOW},
+            "settings": {name: kept[name] for name in _WHAT + _HOW} | {"space": storage.shown(settings.space)},
         },
     )
 
@@ -73,7 +66,7 @@ def read(folder: str) -> dict[str, Any]:
         raise InputError(f"{storage.shown(folder)}: holds no search")
     # What an earlier version did not keep was not settable then; trials could be stopped after their first epoch.
     before = {one.name: one.default for one in dataclasses.fields(Tune) if one.name in _WHAT + _HOW} | {"grace": 1}
-    return found | {"settings": before | found["settings"]}
+    return found | {"settings": before | {key: value for key, value in found["settings"].items() if key in before}}
 
 
 def check(kept: Mapping[str, Any], settings: Tune, space: str, fingerprint: str) -> None:
@@ -125,7 +118,10 @@ def settings_of(place: str, name: str) -> dict[str, Any]:
     if not storage.exists(storage.join(folder, name, SEARCH)):
         known = [one for one in storage.list_folders(folder) if storage.exists(storage.join(folder, one, SEARCH))]
         there = " ".join(known) or "none"
-        raise InputError(f"--resume {name}: there is no such search in {storage.shown(folder)}; there are: {there}")
+        raise InputError(
+            f"--resume {name}: there is no such search in {storage.shown(folder)}; there are: {there}; "
+            "searches lie below --storage"
+        )
     kept = read(storage.join(folder, name))
     return kept["settings"] | {"data": kept["data"], "run_name": name}
 

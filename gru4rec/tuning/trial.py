@@ -11,7 +11,7 @@ import torch
 
 from gru4rec import storage
 from gru4rec.config import Hyperparameters
-from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.errors import GRU4RecError, InputError, masked
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.training.exchange import Alone
 from gru4rec.training.loop import ATTEMPT, MODEL, Plan, TakenOver, Training
@@ -65,7 +65,7 @@ def run(
         raise
     except (GRU4RecError, MemoryError, torch.OutOfMemoryError) as error:
         reason = f"{'' if isinstance(error, GRU4RecError) else type(error).__name__ + ': '}{error}"
-        storage.write_json(failed, {"why": reason})
+        storage.write_json(failed, {"why": masked(reason)})
 
 
 def train_whole(settings: Hyperparameters, data: str, place: str, device: str, epochs: int = 0) -> str:

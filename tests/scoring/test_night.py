@@ -2,6 +2,7 @@
 
 import re
 
+from gru4rec.config import Score
 from gru4rec.scoring import night
 
 
@@ -38,3 +39,13 @@ def test_the_names_of_the_figures_are_those_of_every_night():
         "gate_overlap_with_yesterday": 0.25,
         "gates_failed": 0,
     }
+
+
+def test_the_warning_that_nothing_was_recorded_shows_no_password(monkeypatch, capsys):
+    def refused(*_):
+        raise OSError("http://team:hush@tracking.example/api: refused")
+
+    monkeypatch.setattr(night, "_record", refused)
+    assert night.record(Score(model="m", sessions="s", out="o"), content("2026-11-21", 10), {}) == ""
+    said = capsys.readouterr().err
+    assert "not recorded in MLflow: http://***@tracking.example/api: refused" in said

@@ -65,3 +65,14 @@ def test_with_duckdb(here):
     folder, lists = here
     code = block("duckdb") + "\nprint(sorted(lists.project('session_id, items').fetchall()))"
     assert run(folder, code).splitlines()[-1] == str(sorted(lists.items()))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("duckdb") is None, reason="duckdb is not installed")
+def test_sessions_from_clicks(tmp_path):
+    (tmp_path / "clicks").mkdir()
+    rows = {"SessionId": [7, 8, 7], "ItemId": [100, 101, 102], "Time": [3, 2, 1]}
+    pq.write_table(pa.table(rows), tmp_path / "clicks" / "a.parquet")
+    (code,) = re.findall(r"```python\n(import duckdb.*?copy.*?)```", README.read_text(), re.S)
+    run(tmp_path, code)
+    found = pq.read_table(tmp_path / "sessions.parquet").to_pylist()
+    assert sorted((row["session_id"], row["items"]) for row in found) == [(7, [102, 100]), (8, [101])]

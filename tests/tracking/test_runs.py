@@ -32,6 +32,16 @@ def test_connect_makes_the_experiment_once_with_its_artifacts_beside_the_store(s
     assert client.get_experiment(first).artifact_location == f"file://{tmp_path}/mlartifacts"
 
 
+def test_a_submitted_job_is_warned_of_a_store_that_goes_with_its_copy(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    runs.connect()
+    assert f"recorded in {tmp_path}/mlflow.db, which is lost" in capsys.readouterr().err
+    runs.connect(f"sqlite:///{tmp_path}/mlflow.db")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_deleted_experiment_is_said_to_be_deleted(store, client):
     client.delete_experiment(runs.connect(store, "gone"))
     with pytest.raises(GRU4RecError, match="gone was deleted"):

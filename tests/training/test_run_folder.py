@@ -93,3 +93,8 @@ def test_credentials_are_not_kept(tmp_path, monkeypatch):
         ["--resume", "secret", "--data", "s3://key:hush@bucket/data", "--warm-start", "s3://key:hush@bucket/model"],
     )
     assert run_folder.find(again).data == "s3://key:hush@bucket/data"
+
+
+def test_a_run_goes_on_without_a_preset(begun):
+    with pytest.raises(InputError, match=r"--preset rees46: a run goes on with its own settings"):
+        cli.parse(Train, ["--resume", begun.name, "--preset", "rees46"])

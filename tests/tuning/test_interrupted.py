@@ -8,6 +8,7 @@ from prepared_folder import prepared_folder
 from simple_log import simple_log
 
 from gru4rec import cli, config
+from gru4rec.errors import InputError
 from gru4rec.tracking import runs
 from gru4rec.training.loop import ATTEMPT, TakenOver
 from gru4rec.tuning import job, records, search, space, tracked, trial
@@ -133,3 +134,25 @@ def test_a_process_that_a_killed_search_left_writes_no_more(tmp_path):
         dataclasses.replace(settings), data, str(tmp_path / "w"), "mrr_at_20", lambda _, v: whole.append(v), "cpu"
     )
     assert again == whole
+
+
+def test_credentials_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hushed = {"tracking_uri": "postgresql://mlflow:hush@db/mlflow", "space": "s3://key:hu/sh@bucket/space.toml"}
+    settings = config.Tune(data="s3://key:hush@bucket/data", run_name="s", **hushed)
+    folder = records.folder_of(settings, "s")
+    records.begin(folder, settings, "text", settings.data, "f", "abc")
+    kept = (tmp_path / "gru4rec-runs" / "searches" / "s" / records.SEARCH).read_text()
+    assert "hush" not in kept
+    assert "hu/sh" not in kept
+    again = cli.parse(config.Tune, ["--resume", "s", "--tracking-uri", "postgresql://db/mlflow"])
+    assert (again.space, again.tracking_uri) == ("s3://bucket/space.toml", "postgresql://db/mlflow")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", ""])
+def test_the_name_of_a_search_is_that_of_a_folder(name):
+    if name:
+        with pytest.raises(InputError, match=r"--run-name: letters, digits"):
+            cli.parse(config.Tune, ["--data", "d", "--run-name", name])
+    else:
+        assert cli.parse(config.Tune, ["--data", "d", "--run-name", name]).run_name == ""
