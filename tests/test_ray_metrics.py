@@ -1,4 +1,4 @@
-"""What Prometheus is told, from the recorded gauges; `test_metrics_endpoint` in tests/cluster reads the real port."""
+"""What Prometheus is told, from the recorded gauges; tests/cluster/test_metrics.py reads the real port."""
 
 from types import SimpleNamespace
 

@@ -6,6 +6,7 @@ The others need what one machine has not; each names it.
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,19 +16,22 @@ from pathlib import Path
 
 import pytest
 
-from gru4rec.config import Simulate
+from gru4rec import cli, config
+from gru4rec.config import Simulate, Train
 from gru4rec.sessions.simulate import simulate
+from gru4rec.training import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 ELSEWHERE = {
     "docker ": "a container engine",
     "kubectl ": "Kubernetes",
-    "s3://": "a bucket",
     "--gpus": "GPUs",
     "ray up": "a cloud",
     "pytest": "is the tests themselves",
 }
-CHAMPION = "models:/gru4rec@champion"
+READMES = [
+    str(path.relative_to(ROOT)) for part in ("", "cluster/", "gru4rec/*/") for path in ROOT.glob(f"{part}README.md")
+]
 
 
 def blocks(name: str) -> list[str]:
@@ -40,12 +44,26 @@ def needs(block: str) -> list[str]:
     return [what for word, what in ELSEWHERE.items() if word in block]
 
 
-@pytest.mark.parametrize(("name", "count"), [("README.md", 8), ("cluster/README.md", 2)])
+@pytest.mark.parametrize(("name", "count"), [("README.md", 9), ("cluster/README.md", 2)])
 def test_most_commands_can_be_run_here(name, count):
     assert sum(not needs(block) for block in blocks(name)) >= count
 
 
-@pytest.mark.parametrize("name", ["README.md", "cluster/README.md", "gru4rec/training/README.md"])
+@pytest.mark.parametrize("name", READMES)
+def test_every_job_that_is_named_takes_these_flags(name, tmp_path, monkeypatch):
+    """In blocks and in the text: also what takes more than one machine, or hours."""
+    monkeypatch.chdir(tmp_path)
+    run_folder.begin(Train(run_name="RUN"), "abc", "data", "fingerprint")
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    given = re.findall(r"python jobs/(\w+)\.py([^`\n&]*)", text)
+    assert given
+    for job, flags in given:
+        words = shlex.split(flags.partition("#")[0].partition(" | ")[0])
+        if "--help" not in words:
+            assert cli.parse(getattr(config, job.capitalize()), words)
+
+
+@pytest.mark.parametrize("name", READMES)
 def test_links_lead_somewhere(name):
     """To files, and to headings."""
     path = ROOT / name
@@ -130,20 +148,29 @@ def _first(process: subprocess.Popen) -> tuple[str, str]:
     return process.stdout.read() or "", process.stderr.read() or ""
 
 
+@pytest.fixture
+def night_bucket(bucket):
+    """(client, environment variables) of the bucket `bucket`, which the README's night reads and writes."""
+    client, _ = bucket
+    client.create_bucket(Bucket="bucket")
+    key = {"AWS_ACCESS_KEY_ID": "who", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_DEFAULT_REGION": "us-east-1"}
+    return client, key | {"AWS_ENDPOINT_URL": client.meta.endpoint_url}
+
+
 def results(printed: str) -> list[dict]:
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_commands_of_the_readme(project, tmp_path):
+def test_the_commands_of_the_readme(project, night_bucket, tmp_path):
     folder, _ = project
     given = [block for block in blocks("README.md") if not needs(block)]
 
-    def take(word: str) -> str:
+    def take(word: str, **more: str) -> str:
         (found,) = [block for block in given if word in block]
         given.remove(found)
-        return run(found, project)
+        return run(found, (folder, project[1] | more))
 
     (first,) = results(take("pip install -e ."))
     assert first["model_version"] == "1"
@@ -161,6 +188,18 @@ def test_the_commands_of_the_readme(project, tmp_path):
     assert evaluated["predictions"] == trained["predictions"]
     assert scored["sessions_in"] == scored["sessions_out"]
     assert compared["promoted"]
+
+    (recipe,) = re.findall(
+        r"^```python\n(import duckdb.*?\bcopy\b.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    run(f"python - <<'EOF'\n{recipe}\nEOF", project)
+    client, access = night_bucket
+    client.upload_file(str(folder / "sessions.parquet"), "bucket", "sessions/tonight.parquet")
+    (night,) = results(take("--date 2026-11-22", **access))
+    assert night["sessions_in"] == night["sessions_out"] == 20_000
+    stored = client.list_objects_v2(Bucket="bucket", Prefix="recommendations/date=2026-11-22/")["Contents"]
+    assert "recommendations/date=2026-11-22/manifest.json" in [one["Key"] for one in stored]
+
     (answer,) = results(take("mlflow models serve"))
     assert len(answer["predictions"][0]["items"]) == 5
 

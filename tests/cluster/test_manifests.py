@@ -22,6 +22,7 @@ JOBS = {
     "compare": config.Compare,
     "score": config.Score,
 }
+STARTERS = ("CronJob score/", "CronJob run/")  # their pods start RayJobs, and wait
 OVERLAYS = ["cpu", "gpu", "cpu-raycronjob", "gpu-raycronjob"]
 
 
@@ -173,7 +174,7 @@ def test_pods_are_locked_up(manifests):
         assert user["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["priorityClassName"] == ("gru4rec-search" if "tune" in where and "Group" in where else "gru4rec")
         token = pod["automountServiceAccountToken"]
-        assert token == (where.startswith("CronJob") or ("tune" in where and "head" in where)), where
+        assert token == (where.startswith(STARTERS) or ("tune" in where and "head" in where)), where
         volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
         for container in pod["containers"]:
             locked = container["securityContext"]
@@ -222,7 +223,7 @@ def test_only_workers_are_on_spot_nodes(manifests):
         if "workerGroupSpecs" in where:
             assert any("spot" in str(toleration) for toleration in pod["tolerations"])
             assert "affinity" not in pod
-        elif not where.startswith("CronJob"):  # where another pod takes its place at any time
+        elif not where.startswith(STARTERS):  # where another pod takes its place at any time
             required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
             (term,) = required["nodeSelectorTerms"]
             assert {rule["operator"] for rule in term["matchExpressions"]} == {"NotIn", "DoesNotExist"}
@@ -289,6 +290,40 @@ def test_mlflow_answers_by_the_names_it_is_called_by(manifests):
     for host in (uri.removeprefix("http://"), "localhost:5000"):
         assert security_utils.is_allowed_host_header(hosts, host)
     assert not security_utils.is_allowed_host_header(hosts, "elsewhere.example.com")
+
+
+def test_mlflow_runs_no_jobs_of_its_own(manifests):
+    """Its server would start eight processes for them, and take jobs from whoever reaches it."""
+    from mlflow.environment_variables import MLFLOW_SERVER_ENABLE_JOB_EXECUTION
+
+    (server,) = of_kind(manifests, "Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": MLFLOW_SERVER_ENABLE_JOB_EXECUTION.name, "value": "false"} in server["env"]
+
+
+def test_the_database_is_migrated_by_the_image_that_serves_it(manifests):
+    (server,) = of_kind(manifests, "Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"]
+    upgrade = of_kind(manifests, "CronJob")["mlflow-upgrade"]["spec"]
+    assert upgrade["suspend"] is True
+    template = upgrade["jobTemplate"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    variables = {one["name"]: one for one in server["env"]}
+    assert container["image"] == server["image"]
+    assert container["command"] == ["mlflow", "db", "upgrade", variables["MLFLOW_BACKEND_STORE_URI"]["value"]]
+    assert variables["PGPASSWORD"] in container["env"]
+    # It reaches Postgres, and no service takes it for the server.
+    name = template["metadata"]["labels"]["app.kubernetes.io/name"]
+    assert name != of_kind(manifests, "Service")["mlflow"]["spec"]["selector"]["app.kubernetes.io/name"]
+    policies = of_kind(manifests, "NetworkPolicy")
+    assert name in str(policies["postgres"]["spec"]["ingress"])
+    assert name in str(policies["to-postgres"]["spec"]["podSelector"])
+
+
+def test_kuberays_own_labels_are_left_to_it(manifests):
+    """The service of a RayJob finds its head by the name that KubeRay gives it."""
+    for spec in rayjobs(manifests).values():
+        cluster = spec["rayClusterSpec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert "app.kubernetes.io/name" not in group["template"]["metadata"]["labels"]
 
 
 def test_the_night_is_the_rayjob_score(overlay, manifests):

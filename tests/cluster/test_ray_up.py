@@ -46,9 +46,12 @@ def test_the_head_is_on_demand_and_asks_for_a_token(given):
 
 
 def test_only_the_head_may_start_machines(given):
-    if given["provider"]["type"] != "aws":
-        return
     head = given["head_node_type"]
+    if given["provider"]["type"] == "gcp":
+        for name, kind in given["available_node_types"].items():
+            (account,) = kind["node_config"]["serviceAccounts"]
+            assert account["email"].startswith("ray-autoscaler-" if name == head else "gru4rec-worker@")
+        return
     profiles = {name: kind["node_config"]["IamInstanceProfile"] for name, kind in given["available_node_types"].items()}
     assert all((profile == profiles[head]) == (name == head) for name, profile in profiles.items())
     text = (PLACE / "aws.yaml").read_text()

@@ -120,6 +120,9 @@ def test_from_clicks_to_a_champion_s_lists(submit, way, place, tracking):
         "--seeds 20 --run-name small --parallel 2",
     )
     assert found["trials"]
+    candidate = mlflow.MlflowClient(tracking).get_model_version_by_alias("gru4rec", "candidate")
+    assert found["model_version"] == str(candidate.version) == "2"
+    assert (storage / "searches" / "small" / "report.html").is_file()
 
     model = "models:/gru4rec/1"
     report = f"--report {place}/report.html"
