@@ -19,6 +19,8 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 
 
 REQUIRED = ...
+MODEL_NAME = re.compile(r"[\w.\- ]+")
+"""What a registered model may be called; the registry is asked for it in quotes."""
 _BLOCK_STEPS = 64  # steps that the engine lays out at once
 
 
@@ -357,6 +359,11 @@ class Tracking:
     experiment: str = setting("gru4rec", "MLflow experiment.")
 
 
+def _check_model_name(name: str) -> None:
+    if name and not MODEL_NAME.fullmatch(name):
+        raise ValueError(f"--model-name: letters, digits, '_', '-', '.' and blanks only, got {name!r}")
+
+
 @dataclass(frozen=True)
 class Train(Hyperparameters, Simulation, Tracking, Common):
     """Train GRU4Rec, evaluate it, and register it as a model version."""
@@ -415,7 +422,10 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
         "gru4rec-runs",
         "Folder, reached by all nodes, for what runs leave behind: simulated data, checkpoints, models.",
     )
-    model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
+    model_name: str = setting(
+        "gru4rec",
+        "Name of the registered model (letters, digits, '_', '-', '.' and blanks); empty: do not register.",
+    )
     model_out: str = setting("", "Also write the model folder here.")
     cutoffs: tuple[int, ...] = setting((5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1)
 
@@ -432,6 +442,7 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
                 raise ValueError(f"--{name}: letters, digits, '_', '-' and '.' only, got {value!r}")
         if self.resume and self.run_name and self.resume != self.run_name:
             raise ValueError("--resume and --run-name: give one of them")
+        _check_model_name(self.model_name)
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -598,10 +609,14 @@ class Tune(Tracking, Common):
     )
     resume: str = setting("", "Go on with the search of this name, with its settings.")
     storage: str = setting("gru4rec-runs", "Folder for searches; on a cluster one that all nodes reach.")
-    model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
+    model_name: str = setting(
+        "gru4rec",
+        "Name of the registered model (letters, digits, '_', '-', '.' and blanks); empty: do not register.",
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that contradict each other."""
+        _check_model_name(self.model_name)
         if self.pack_gpus and self.gpus_per_trial:
             raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out, or set it to 0")
         for seed in self.seeds:
