@@ -10,6 +10,8 @@ from prepared_folder import prepared_folder
 
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
+from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.evaluation import measure
 from gru4rec.evaluation.compare import compare
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Sessions
@@ -128,3 +130,31 @@ def test_what_is_refused(store, data, registered, tmp_path):
     assert cli.run(config.Compare, compare, [*arguments, f"models:/shop/{poor}", "models:/shop@champion"]) == 2
     assert cli.run(config.Compare, compare, [*arguments, "models:/shop/99"]) == 2
     assert aliases()["champion"] == poor
+
+
+def test_what_could_not_be_written_at_the_end_is_told_before_anything_is_measured(data, store, tmp_path, monkeypatch):
+    place = str(tmp_path / "model")
+    folder.save(initialise(Hyperparameters(layers=(4,)), ITEMS), data.items, place)
+    (tmp_path / "file").write_text("x")
+    mlflow.MlflowClient().delete_experiment(runs.connect(store, "gone"))
+
+    def measured(*_):
+        raise AssertionError("it was measured all the same")
+
+    monkeypatch.setattr(measure, "measure", measured)
+    for given, error, said in (
+        ({"report": str(tmp_path / "file" / "page.html")}, InputError, "--report .*file is not a folder"),
+        ({"report": str(tmp_path)}, InputError, "--report .*is a folder; name a file"),
+        ({"experiment": "gone"}, GRU4RecError, "gone was deleted"),
+    ):
+        with pytest.raises(error, match=said):
+            job(data, tmp_path, **{"models": [place], **given})
+
+
+def test_a_report_in_a_folder_that_is_not_there_yet(data, store, tmp_path):
+    place, page = str(tmp_path / "model"), tmp_path / "pages" / "november" / "page.html"
+    folder.save(initialise(Hyperparameters(layers=(4,)), ITEMS), data.items, place)
+    found = job(data, tmp_path, models=[place], baselines=["pop"], report=str(page))
+    assert "By session length" in page.read_text()
+    artifacts = {entry.path for entry in mlflow.MlflowClient().list_artifacts(found["run_id"])}
+    assert artifacts == {"comparison.json", "page.html"}
