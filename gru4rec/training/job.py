@@ -191,11 +191,10 @@ def _speed(trained: Finished) -> float:
 def _show(
     console: Console, trained: Finished, others: dict[str, dict[str, float]], settings: Train, version: str
 ) -> None:
-    if not trained.predictions:
+    if trained.predictions:
+        title = f"test split, {trained.predictions:,} predictions over the whole catalogue"
+        console.print(comparison(title, {"GRU4Rec": trained.metrics, **others}))
+    else:
         console.print("the test split has nothing to predict: no metrics")
-        return
-    title = f"test split, {trained.predictions:,} predictions over the whole catalogue"
-    table = comparison(title, {"GRU4Rec": trained.metrics, **others})
-    console.print(table)
     if version:
         console.print(f"registered as models:/{settings.model_name}/{version}; see it with: mlflow ui")
