@@ -510,7 +510,9 @@ class Compare(Tracking, Common):
         "conservative",
         "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
     )
-    metric: Literal["mrr_at_20", "recall_at_20", "ndcg_at_20"] = setting("mrr_at_20", "Metric that decides.")
+    metric: Literal["mrr_at_20", "recall_at_20", "ndcg_at_20"] = setting(
+        "mrr_at_20", "Metric that decides, on the champion and on the challenger."
+    )
     margin: float = setting(
         0.01,
         "A version has to beat the champion's metric by more than this share of it, with significance: trainings that "

@@ -74,7 +74,7 @@ def compare(settings: Compare) -> dict[str, Any]:
     if decided and result["promoted"]:
         _promote(settings, found, decided, champion, result)
     elif decided and settings.promote:
-        _challenge(found, decided, champion, result)
+        _challenge(settings, found, decided, champion, result)
     return result
 
 
@@ -216,12 +216,14 @@ def _promote(settings: Compare, found: list[Opened], decided: Decision, champion
         registry.remove_alias(winner.about.name, CHALLENGER)
 
 
-def _challenge(found: list[Opened], decided: Decision, champion: str, result: dict[str, Any]) -> None:
-    """The best version that is not the champion becomes the challenger, and is told why it is no more than that."""
+def _challenge(
+    settings: Compare, found: list[Opened], decided: Decision, champion: str, result: dict[str, Any]
+) -> None:
+    """The version that is best by the metric and not the champion becomes the challenger, and is told why no more."""
     versions = [one for one in found if one.about.kind == "version" and one.label != champion]
     metrics = result["metrics"]
     if versions:
-        best = max(versions, key=lambda one: metrics[one.label][f"mrr_at_{CUTOFF}"])
+        best = max(versions, key=lambda one: metrics[one.label][settings.metric])
         registry.set_alias(best.about.name, best.about.version, CHALLENGER)
         _note(best, "not promoted", decided, result)
 

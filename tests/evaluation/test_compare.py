@@ -11,8 +11,10 @@ from prepared_folder import prepared_folder
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.evaluation import measure
+from gru4rec.evaluation import compare as compare_job
+from gru4rec.evaluation import contenders, measure
 from gru4rec.evaluation.compare import compare
+from gru4rec.evaluation.decision import Decision
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.tracking import folder, registry, runs
@@ -158,3 +160,23 @@ def test_a_report_in_a_folder_that_is_not_there_yet(data, store, tmp_path):
     assert "By session length" in page.read_text()
     artifacts = {entry.path for entry in mlflow.MlflowClient().list_artifacts(found["run_id"])}
     assert artifacts == {"comparison.json", "page.html"}
+
+
+@pytest.mark.parametrize(("metric", "best"), [("mrr_at_20", "2"), ("recall_at_20", "3"), ("ndcg_at_20", "4")])
+def test_the_challenger_is_the_best_of_the_others_by_the_metric_that_decides(monkeypatch, metric, best):
+    figures = {"1": (0.9, 0.9, 0.9), "2": (0.3, 0.1, 0.2), "3": (0.2, 0.3, 0.1), "4": (0.1, 0.2, 0.3)}
+    names = ("mrr_at_20", "recall_at_20", "ndcg_at_20")
+    result = {"run_id": "r", "data_fingerprint": "f", "metrics": {"markov": dict.fromkeys(names, 1.0)}}
+    result["metrics"] |= {f"shop/{version}": dict(zip(names, of, strict=True)) for version, of in figures.items()}
+    found = [
+        contenders.Opened(contenders.Baseline(f"shop/{version}", "d"), contenders.About("version", "shop", version))
+        for version in figures
+    ]
+    found.append(contenders.Opened(contenders.Baseline("markov", "d")))
+    done = []
+    monkeypatch.setattr(registry, "set_alias", lambda *alias: done.append(alias))
+    monkeypatch.setattr(registry, "note", lambda name, version, *_: done.append(version))
+    settings = cli.check(config.Compare, {"models": ["m"], "data": "d", "metric": metric})
+    decided = Decision(winner="shop/1", promote=False, reasons=["shop/1 is the champion"], tests={})
+    compare_job._challenge(settings, found, decided, "shop/1", result)
+    assert done == [("shop", best, "challenger"), best]
