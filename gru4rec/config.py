@@ -706,11 +706,11 @@ class Score(Tracking, Common):
 class Bench(Common):
     """Measure speed as ratios against named alternatives, in one run on one machine."""
 
-    what: Literal["train", "scaling", "prepare", "evaluate", "score"] = setting(
+    what: Literal["train", "scaling", "prepare", "evaluate", "score", "all"] = setting(
         "train",
         "What to measure: the training step, how it scales with workers (two processes, and a model), prepare on "
         "simulated logs, evaluation beside its matrix product, or batch scoring beside the obvious pipeline and its "
-        "matrix products.",
+        "matrix products; all: each of them in turn, on CPUs, in one result with a key for each.",
     )
     configurations: tuple[
         Literal[
@@ -730,7 +730,7 @@ class Bench(Common):
     ] = setting(
         (),
         "Which settings to measure, 'catalogue': one at two catalogue sizes, with its memory; default: all (scaling: "
-        "lanes-256).",
+        "lanes-256). With --what all they are those of the training step, and scaling has its default.",
     )
     seconds: float = setting(3.0, "Seconds of each measurement.", gt=0)
     repeats: int = setting(3, "Measurements of each, taken in turn.", ge=1)
