@@ -19,6 +19,8 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
 
 
 REQUIRED = ...
+MODEL_NAME = re.compile(r"[\w.\- ]+")
+"""What a registered model may be called; the registry is asked for it in quotes."""
 _BLOCK_STEPS = 64  # steps that the engine lays out at once
 
 
@@ -357,6 +359,11 @@ class Tracking:
     experiment: str = setting("gru4rec", "MLflow experiment.")
 
 
+def _check_model_name(name: str) -> None:
+    if name and not MODEL_NAME.fullmatch(name):
+        raise ValueError(f"--model-name: letters, digits, '_', '-', '.' and blanks only, got {name!r}")
+
+
 @dataclass(frozen=True)
 class Train(Hyperparameters, Simulation, Tracking, Common):
     """Train GRU4Rec, evaluate it, and register it as a model version."""
@@ -417,7 +424,10 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
         "gru4rec-runs",
         "Folder, reached by all nodes, for what runs leave behind: simulated data, checkpoints, models.",
     )
-    model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
+    model_name: str = setting(
+        "gru4rec",
+        "Name of the registered model (letters, digits, '_', '-', '.' and blanks); empty: do not register.",
+    )
     model_out: str = setting("", "Also write the model folder here.")
     cutoffs: tuple[int, ...] = setting((5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1)
 
@@ -432,6 +442,7 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
         _check_names(self)
         if self.resume and self.preset:
             raise ValueError(f"--preset {self.preset}: a run goes on with its own settings; leave it out")
+        _check_model_name(self.model_name)
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -508,7 +519,9 @@ class Compare(Tracking, Common):
         "conservative",
         "Items that score the same as the target count for it (standard), against it (conservative), or half (median).",
     )
-    metric: Literal["mrr_at_20", "recall_at_20", "ndcg_at_20"] = setting("mrr_at_20", "Metric that decides.")
+    metric: Literal["mrr_at_20", "recall_at_20", "ndcg_at_20"] = setting(
+        "mrr_at_20", "Metric that decides, on the champion and on the challenger."
+    )
     margin: float = setting(
         0.01,
         "A version has to beat the champion's metric by more than this share of it, with significance: trainings that "
@@ -611,11 +624,15 @@ class Tune(Tracking, Common):
         "again.",
     )
     storage: str = setting("gru4rec-runs", "Folder for searches; on a cluster one that all nodes reach.")
-    model_name: str = setting("gru4rec", "Name of the registered model; empty: do not register.")
+    model_name: str = setting(
+        "gru4rec",
+        "Name of the registered model (letters, digits, '_', '-', '.' and blanks); empty: do not register.",
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that contradict each other."""
         _check_names(self)
+        _check_model_name(self.model_name)
         if self.pack_gpus and self.gpus_per_trial:
             raise ValueError("--pack-gpus: measures what --gpus-per-trial gives; leave one of them out, or set it to 0")
         for seed in self.seeds:
@@ -703,11 +720,11 @@ class Score(Tracking, Common):
 class Bench(Common):
     """Measure speed as ratios against named alternatives, in one run on one machine."""
 
-    what: Literal["train", "scaling", "prepare", "evaluate", "score"] = setting(
+    what: Literal["train", "scaling", "prepare", "evaluate", "score", "all"] = setting(
         "train",
         "What to measure: the training step, how it scales with workers (two processes, and a model), prepare on "
         "simulated logs, evaluation beside its matrix product, or batch scoring beside the obvious pipeline and its "
-        "matrix products.",
+        "matrix products; all: each of them in turn, on CPUs, in one result with a key for each.",
     )
     configurations: tuple[
         Literal[
@@ -727,7 +744,7 @@ class Bench(Common):
     ] = setting(
         (),
         "Which settings to measure, 'catalogue': one at two catalogue sizes, with its memory; default: all (scaling: "
-        "lanes-256).",
+        "lanes-256). With --what all they are those of the training step, and scaling has its default.",
     )
     seconds: float = setting(3.0, "Seconds of each measurement.", gt=0)
     repeats: int = setting(3, "Measurements of each, taken in turn.", ge=1)

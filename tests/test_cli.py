@@ -61,6 +61,16 @@ def test_settings_that_contradict_each_other_are_named(arguments, said, capsys):
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
+@pytest.mark.parametrize("kind", [config.Train, config.Tune])
+def test_a_name_that_the_registry_does_not_take_is_refused_at_once(kind, capsys):
+    for name in ("shop/gru", "shop' or name = 'x", "shop:gru", "shop\n"):
+        assert cli.run(kind, lambda settings: {}, ["--model-name", name]) == 2
+        said = capsys.readouterr().err
+        assert said == f"error: --model-name: letters, digits, '_', '-', '.' and blanks only, got {name!r}\n"
+    for name in ("", "shop.gru-2_a", "my shop"):
+        assert cli.parse(kind, ["--model-name", name]).model_name == name
+
+
 def test_an_unknown_key_of_the_file_is_named_with_the_file(tmp_path, capsys):
     file = tmp_path / "settings.toml"
     file.write_text("count = 1\ncolour = 3\n")

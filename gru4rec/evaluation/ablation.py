@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from gru4rec import on_ray, storage
+from gru4rec import on_ray, outputs, storage
 from gru4rec.config import PUBLISHED_LOSSES, Ablate, Hyperparameters
 from gru4rec.errors import InputError
 from gru4rec.evaluation import contenders, measure, pieces
@@ -33,13 +33,16 @@ _CUTOFF = 20
 def ablate(settings: Ablate) -> dict[str, Any]:
     """Run the job: the table on stderr, in `--out` as Markdown, and with the MLflow run.
 
-    Raises InputError where the test split has nothing to predict.
+    Raises InputError where the test split has nothing to predict or `out` cannot be written, GRU4RecError where the
+    store cannot be opened: before anything is trained.
     """
     import ray
 
     prepared = Prepared(settings.data)
     if not prepared.summary["splits"]["test"]["transitions"]:
         raise InputError(f"{storage.shown(settings.data)}: the test split has nothing to predict")
+    outputs.check_file("--out", settings.out)
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     cells = {f"{loss} {units}": cell(settings, loss, units) for loss in settings.losses for units in settings.units}
     found: dict[str, tuple[Total, float]] = {}
@@ -61,8 +64,8 @@ def ablate(settings: Ablate) -> dict[str, Any]:
     table = markdown(result)
     console.print(table)
     if settings.out:
-        storage.write_bytes(settings.out, table.encode())
-    result["run_id"] = _record(settings, prepared, result, table)
+        outputs.write_text(settings.out, table)
+    result["run_id"] = _record(settings, experiment, prepared, result, table)
     return result
 
 
@@ -137,9 +140,8 @@ def _cell(row: dict[str, Any], key: str) -> str:
     return f"{row[key]:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
 
 
-def _record(settings: Ablate, prepared: Prepared, result: dict[str, Any], table: str) -> str:
+def _record(settings: Ablate, experiment: str, prepared: Prepared, result: dict[str, Any], table: str) -> str:
     """An MLflow run with the figures and the table; its id."""
-    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     parameters = {name: value for name, value in dataclasses.asdict(settings).items() if name in _parameters()}
     run_id = runs.start_run(experiment, parameters, prepared.folder, prepared.fingerprint, kind="ablate")
     for row in result["rows"]:

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gru4rec import storage
+from gru4rec import outputs, storage
 from gru4rec.config import Compare
 from gru4rec.errors import InputError
 from gru4rec.evaluation import contenders, decision, measure, pages, pieces
@@ -28,17 +28,20 @@ _SHOWN = ("recall", "mrr")  # on the terminal; the page has all
 def compare(settings: Compare) -> dict[str, Any]:
     """Run the job. Without `--promote` nothing in the registry changes.
 
-    Raises InputError for a model that does not exist, is named twice, or belongs to another registered model.
+    Raises InputError for a model that does not exist, is named twice, or belongs to another registered model, and for a
+    report that cannot be written, GRU4RecError for a store that cannot be opened: all before anything is measured.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     prepared = Prepared(settings.data)
     if not prepared.summary["splits"][settings.split]["transitions"]:
         raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
+    outputs.check_file("--report", settings.report)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     cut = pieces.cut(prepared, settings.split)
     found = _opened(settings, prepared, cut)
     champion = _champion(settings, found)
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     asked = measure.question(prepared, settings.split, cut, [CUTOFF], "next", settings.ties)
     console.print(f"measuring {', '.join(one.label for one in found)}")
     measured = [one.contender for one in found]
@@ -65,13 +68,13 @@ def compare(settings: Compare) -> dict[str, Any]:
     console.print(table(result))
     _say(console, settings, decided)
     if settings.report:
-        storage.write_bytes(settings.report, pages.comparison(result, totals, asked.breakdowns).encode())
+        outputs.write_text(settings.report, pages.comparison(result, totals, asked.breakdowns))
         console.print(f"report: {storage.shown(settings.report)}")
-    result["run_id"] = _record(settings, prepared, found, result)
+    result["run_id"] = _record(settings, experiment, prepared, found, result)
     if decided and result["promoted"]:
         _promote(settings, found, decided, champion, result)
     elif decided and settings.promote:
-        _challenge(found, decided, champion, result)
+        _challenge(settings, found, decided, champion, result)
     return result
 
 
@@ -171,9 +174,8 @@ def _say(console: Console, settings: Compare, decided: Decision | None) -> None:
         console.print("not promoted: " + "; ".join(decided.reasons))
 
 
-def _record(settings: Compare, prepared: Prepared, found: list[Opened], result: dict[str, Any]) -> str:
+def _record(settings: Compare, experiment: str, prepared: Prepared, found: list[Opened], result: dict[str, Any]) -> str:
     """An MLflow run with the figures, of each version also at its logged model, and the report; its id."""
-    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     shown = {"models": [storage.shown(uri) for uri in settings.models], "baselines": list(settings.baselines)}
     parameters = {**shown, **{name: getattr(settings, name) for name in ("split", "ties", "metric", "margin", "level")}}
     run_id = runs.start_run(experiment, parameters, prepared.folder, prepared.fingerprint, kind="compare")
@@ -214,12 +216,14 @@ def _promote(settings: Compare, found: list[Opened], decided: Decision, champion
         registry.remove_alias(winner.about.name, CHALLENGER)
 
 
-def _challenge(found: list[Opened], decided: Decision, champion: str, result: dict[str, Any]) -> None:
-    """The best version that is not the champion becomes the challenger, and is told why it is no more than that."""
+def _challenge(
+    settings: Compare, found: list[Opened], decided: Decision, champion: str, result: dict[str, Any]
+) -> None:
+    """The version that is best by the metric and not the champion becomes the challenger, and is told why no more."""
     versions = [one for one in found if one.about.kind == "version" and one.label != champion]
     metrics = result["metrics"]
     if versions:
-        best = max(versions, key=lambda one: metrics[one.label][f"mrr_at_{CUTOFF}"])
+        best = max(versions, key=lambda one: metrics[one.label][settings.metric])
         registry.set_alias(best.about.name, best.about.version, CHALLENGER)
         _note(best, "not promoted", decided, result)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gru4rec import storage
+from gru4rec import outputs, storage
 from gru4rec.config import Evaluate
 from gru4rec.errors import InputError
 from gru4rec.evaluation import contenders, measure, pages, pieces
@@ -26,7 +26,8 @@ PAGE = "evaluation.html"
 def evaluate(settings: Evaluate) -> dict[str, Any]:
     """Run the job. What a model does not know counts against it, and is counted.
 
-    Raises InputError where there is nothing to evaluate or to predict, and for an `out` that holds something else.
+    Raises InputError where there is nothing to evaluate or to predict, and for an `out` that holds something else or a
+    `report` that cannot be written, GRU4RecError for a store that cannot be opened: all before anything is measured.
     """
     if not settings.model and not settings.baselines:
         raise InputError("nothing to evaluate: give --model, --baselines, or both")
@@ -38,12 +39,15 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
     if settings.out and not storage.free_for(settings.out, RESULT):
         raise InputError(f"--out {storage.shown(settings.out)}: holds something else; name a new folder")
+    outputs.check_folder("--out", settings.out)
+    outputs.check_file("--report", settings.report)
     cut = pieces.cut(prepared, settings.split)
     opened: list[Opened] = []
     if settings.model:
         uri, _ = registry.resolve(settings.model, settings.tracking_uri)
         opened.append(contenders.model(uri, prepared, settings.tracking_uri, label=storage.shown(uri)))
     opened += [contenders.baseline(name, prepared) for name in settings.baselines]
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     staging = storage.beside(storage.absolute(settings.out), f".{uuid.uuid4().hex[:8]}.staging") if settings.out else ""
     asked = measure.question(
         prepared, settings.split, cut, settings.cutoffs, settings.relevant, settings.ties, out=staging
@@ -64,7 +68,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         raise
     _show(console, settings, result)
     _say_unknown(console, result)
-    result["run_id"] = _record(settings, prepared, opened, asked, totals, result)
+    result["run_id"] = _record(settings, experiment, prepared, opened, asked, totals, result)
     return result
 
 
@@ -136,6 +140,7 @@ def _say_unknown(console: Console, result: dict[str, Any]) -> None:
 
 def _record(
     settings: Evaluate,
+    experiment: str,
     prepared: Prepared,
     opened: list[Opened],
     asked: Question,
@@ -146,7 +151,6 @@ def _record(
 
     The model's metrics have the names that its training gave them; a baseline's stand below its name.
     """
-    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     parameters = {
         "model": storage.shown(settings.model),
         **{name: getattr(settings, name) for name in ("baselines", "split", "ties", "relevant", "cutoffs")},
@@ -166,7 +170,7 @@ def _record(
         page = pages.evaluation(result, totals, asked.breakdowns)
         runs.log_text(run_id, page, PAGE)
         if settings.report:
-            storage.write_bytes(settings.report, page.encode())
+            outputs.write_text(settings.report, page)
         status = "FINISHED"
     finally:
         runs.finish(run_id, status)

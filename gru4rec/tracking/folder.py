@@ -64,9 +64,7 @@ def save(
     object store config.json is written last: a folder without it is not a model. Raises InputError where `folder` holds
     something else.
     """
-    reason = _not_ours(folder)
-    if reason:
-        raise InputError(f"{shown(folder)}: {reason}; name a new folder for the model")
+    check_free(folder)
     files = contents(model, items, extra, optimizer)
     if card:
         files = {CARD: card.encode, **files}
@@ -119,6 +117,13 @@ def write_card(folder: str, card: str) -> None:
 def read_card(folder: str) -> str:
     """The text of the model card; empty where there is none."""
     return _read(folder, CARD).decode() if CARD in storage.list_files(folder) else ""
+
+
+def check_free(folder: str) -> None:
+    """Raises InputError where `save` would not write `folder`: it is a file, or holds something else than a model."""
+    reason = _not_ours(folder)
+    if reason:
+        raise InputError(f"{shown(folder)}: {reason}; name a new folder for the model")
 
 
 def _not_ours(folder: str) -> str:

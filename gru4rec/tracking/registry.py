@@ -14,6 +14,7 @@ from typing import Any
 
 import gru4rec
 from gru4rec import storage
+from gru4rec.config import MODEL_NAME
 from gru4rec.errors import InputError
 from gru4rec.sessions.catalogue import is_text
 from gru4rec.tracking import folder as model_folder
@@ -136,7 +137,7 @@ def _code(place: str) -> str:
 
 
 def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[\w.\- ]+", name):
+    if not MODEL_NAME.fullmatch(name):
         raise InputError(f"--model-name {name}: letters, digits, '_', '-', '.' and blanks only")
     return name
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gru4rec import cli, config, on_ray, ray_metrics, storage
+from gru4rec import cli, config, on_ray, outputs, ray_metrics, storage
 from gru4rec.config import Train
 from gru4rec.errors import InputError
 from gru4rec.evaluation.report import comparison
@@ -28,7 +28,7 @@ from gru4rec.training.watcher import Watcher
 def train(settings: Train) -> dict[str, Any]:
     """Run the job, or what is left of it; the result has the keys of the job contract."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    # What is wrong with the settings, the data or the model is said before Ray starts.
+    # What is wrong with the settings, the data, the models' places or the MLflow store is said before Ray starts.
     begun = run_folder.find(settings)
     finished = begun.result() if begun else None
     if begun and finished is not None:
@@ -38,7 +38,11 @@ def train(settings: Train) -> dict[str, Any]:
     given = _opened(data, settings) if data else None
     if begun and given and given.fingerprint != begun.data_fingerprint:
         raise InputError(f"{storage.shown(data)}: is not the data that run {begun.name} was begun with")
+    if settings.model_out:
+        outputs.check_folder("--model-out", settings.model_out)
+        model_folder.check_free(settings.model_out)
     old = "" if begun else _old_model(settings)
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     with on_ray.connected(settings.verbose):
         prepared = given or _opened(_simulated(settings, console), settings)
         if old:
@@ -48,7 +52,7 @@ def train(settings: Train) -> dict[str, Any]:
             f"train: {splits['train']['sessions']:,} sessions, {splits['train']['clicks']:,} clicks, "
             f"{len(prepared.items):,} items; {settings.workers} worker(s) of {settings.batch_size} lanes"
         )
-        run = _begun(begun, settings, prepared, old)
+        run = _begun(begun, settings, experiment, prepared, old)
         console.print(f"run {run.name}" + (": going on" if begun else f"; if it is interrupted: --resume {run.name}"))
         status = "FAILED"
         try:
@@ -98,9 +102,8 @@ def _each(listeners: Sequence[Callable[[News], None]], news: News) -> None:
         listener(news)
 
 
-def _begun(begun: Run | None, settings: Train, prepared: Prepared, old: str) -> Run:
+def _begun(begun: Run | None, settings: Train, experiment: str, prepared: Prepared, old: str) -> Run:
     """The run to go on with, open in MLflow; a new one where none was begun."""
-    experiment = runs.connect(settings.tracking_uri, settings.experiment)
     if begun:
         runs.reopen(begun.run_id)
         return begun
@@ -188,11 +191,10 @@ def _speed(trained: Finished) -> float:
 def _show(
     console: Console, trained: Finished, others: dict[str, dict[str, float]], settings: Train, version: str
 ) -> None:
-    if not trained.predictions:
+    if trained.predictions:
+        title = f"test split, {trained.predictions:,} predictions over the whole catalogue"
+        console.print(comparison(title, {"GRU4Rec": trained.metrics, **others}))
+    else:
         console.print("the test split has nothing to predict: no metrics")
-        return
-    title = f"test split, {trained.predictions:,} predictions over the whole catalogue"
-    table = comparison(title, {"GRU4Rec": trained.metrics, **others})
-    console.print(table)
     if version:
         console.print(f"registered as models:/{settings.model_name}/{version}; see it with: mlflow ui")

@@ -280,11 +280,12 @@ def _lacking(settings: Train) -> str:
     have = ray.cluster_resources()
     workers, _ = settings.worker_range
     need = {"CPU": workers * settings.threads, "GPU": workers if settings.gpus else 0}
+    remedies = {"CPU": "lower --workers or --threads", "GPU": "leave out --gpus, or lower --workers"}
     for kind, wanted in need.items():
         if wanted > have.get(kind, 0):
             lacking = f"--workers {settings.workers} need {wanted} {kind}s and the cluster has {have.get(kind, 0):g}"
             if not on_ray.may_grow():
-                raise InputError(f"{lacking}: lower --workers or --threads, or join a larger cluster")
+                raise InputError(f"{lacking}: {remedies[kind]}, or join a larger cluster")
             return lacking
     return ""
 

@@ -6,9 +6,10 @@ import pytest
 from prepared_folder import prepared_folder
 from simple_log import simple_log
 
-from gru4rec import cli, config
+from gru4rec import cli, config, on_ray
 from gru4rec.evaluation import ablation, baselines
 from gru4rec.sessions.prepared import Sessions
+from gru4rec.tracking import runs
 
 ITEMS = 50
 
@@ -26,7 +27,7 @@ def data(tmp_path):
 
 @pytest.mark.ray
 def test_a_table_of_losses_and_baselines(data, store, ray_local, tmp_path, capsys):
-    out = str(tmp_path / "table.md")
+    out = str(tmp_path / "tables" / "new.md")
     arguments = [
         "--data",
         data.folder,
@@ -54,7 +55,7 @@ def test_a_table_of_losses_and_baselines(data, store, ray_local, tmp_path, capsy
     cell = ablation.cell(cli.parse(config.Ablate, arguments), "top1", 7)
     total, _ = ablation._trained("top1 7", cell, data.folder, False)
     assert found["rows"][3]["mrr_at_20"] == total.metric("mrr_at_20")
-    table = (tmp_path / "table.md").read_text()
+    table = (tmp_path / "tables" / "new.md").read_text()
     assert table.splitlines()[2:4] == [
         "| | Recall@20 | MRR@20 | NDCG@20 | coverage@20 | seconds |",
         "|---|---|---|---|---|---|",
@@ -65,6 +66,21 @@ def test_a_table_of_losses_and_baselines(data, store, ray_local, tmp_path, capsy
     run = client.get_run(found["run_id"])
     assert run.data.metrics["top1-7/mrr_at_20"] == pytest.approx(found["rows"][3]["mrr_at_20"])
     assert [entry.path for entry in client.list_artifacts(found["run_id"])] == ["ablation.md"]
+
+
+def test_what_could_not_be_written_at_the_end_is_told_before_ray_starts(data, store, tmp_path, capsys, monkeypatch):
+    def connected(_):
+        raise AssertionError("Ray was started all the same")
+
+    monkeypatch.setattr(on_ray, "connected", connected)
+    (tmp_path / "file").write_text("x")
+    mlflow.MlflowClient().delete_experiment(runs.connect(store, "gone"))
+    for flag, value, code, said in (
+        ("--out", str(tmp_path / "file" / "table.md"), 2, "file is not a folder"),
+        ("--experiment", "gone", 1, "gone was deleted"),
+    ):
+        assert cli.run(config.Ablate, ablation.ablate, ["--data", data.folder, flag, value]) == code
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("loss", config.PUBLISHED_LOSSES)

@@ -10,7 +10,11 @@ from prepared_folder import prepared_folder
 
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
+from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.evaluation import compare as compare_job
+from gru4rec.evaluation import contenders, measure
 from gru4rec.evaluation.compare import compare
+from gru4rec.evaluation.decision import Decision
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.tracking import folder, registry, runs
@@ -128,3 +132,51 @@ def test_what_is_refused(store, data, registered, tmp_path):
     assert cli.run(config.Compare, compare, [*arguments, f"models:/shop/{poor}", "models:/shop@champion"]) == 2
     assert cli.run(config.Compare, compare, [*arguments, "models:/shop/99"]) == 2
     assert aliases()["champion"] == poor
+
+
+def test_what_could_not_be_written_at_the_end_is_told_before_anything_is_measured(data, store, tmp_path, monkeypatch):
+    place = str(tmp_path / "model")
+    folder.save(initialise(Hyperparameters(layers=(4,)), ITEMS), data.items, place)
+    (tmp_path / "file").write_text("x")
+    mlflow.MlflowClient().delete_experiment(runs.connect(store, "gone"))
+
+    def measured(*_):
+        raise AssertionError("it was measured all the same")
+
+    monkeypatch.setattr(measure, "measure", measured)
+    for given, error, said in (
+        ({"report": str(tmp_path / "file" / "page.html")}, InputError, "--report .*file is not a folder"),
+        ({"report": str(tmp_path)}, InputError, "--report .*is a folder; name a file"),
+        ({"experiment": "gone"}, GRU4RecError, "gone was deleted"),
+    ):
+        with pytest.raises(error, match=said):
+            job(data, tmp_path, **{"models": [place], **given})
+
+
+def test_a_report_in_a_folder_that_is_not_there_yet(data, store, tmp_path):
+    place, page = str(tmp_path / "model"), tmp_path / "pages" / "november" / "page.html"
+    folder.save(initialise(Hyperparameters(layers=(4,)), ITEMS), data.items, place)
+    found = job(data, tmp_path, models=[place], baselines=["pop"], report=str(page))
+    assert "By session length" in page.read_text()
+    artifacts = {entry.path for entry in mlflow.MlflowClient().list_artifacts(found["run_id"])}
+    assert artifacts == {"comparison.json", "page.html"}
+
+
+@pytest.mark.parametrize(("metric", "best"), [("mrr_at_20", "2"), ("recall_at_20", "3"), ("ndcg_at_20", "4")])
+def test_the_challenger_is_the_best_of_the_others_by_the_metric_that_decides(monkeypatch, metric, best):
+    figures = {"1": (0.9, 0.9, 0.9), "2": (0.3, 0.1, 0.2), "3": (0.2, 0.3, 0.1), "4": (0.1, 0.2, 0.3)}
+    names = ("mrr_at_20", "recall_at_20", "ndcg_at_20")
+    result = {"run_id": "r", "data_fingerprint": "f", "metrics": {"markov": dict.fromkeys(names, 1.0)}}
+    result["metrics"] |= {f"shop/{version}": dict(zip(names, of, strict=True)) for version, of in figures.items()}
+    found = [
+        contenders.Opened(contenders.Baseline(f"shop/{version}", "d"), contenders.About("version", "shop", version))
+        for version in figures
+    ]
+    found.append(contenders.Opened(contenders.Baseline("markov", "d")))
+    done = []
+    monkeypatch.setattr(registry, "set_alias", lambda *alias: done.append(alias))
+    monkeypatch.setattr(registry, "note", lambda name, version, *_: done.append(version))
+    settings = cli.check(config.Compare, {"models": ["m"], "data": "d", "metric": metric})
+    decided = Decision(winner="shop/1", promote=False, reasons=["shop/1 is the champion"], tests={})
+    compare_job._challenge(settings, found, decided, "shop/1", result)
+    assert done == [("shop", best, "challenger"), best]

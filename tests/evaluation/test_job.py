@@ -15,11 +15,11 @@ from simple_log import simple_log
 
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
-from gru4rec.evaluation import baselines, pieces
+from gru4rec.evaluation import baselines, measure, pieces
 from gru4rec.evaluation.job import evaluate
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Prepared, Sessions
-from gru4rec.tracking import folder
+from gru4rec.tracking import folder, runs
 
 ITEMS = 30
 
@@ -177,3 +177,29 @@ def test_nothing_to_predict_and_a_folder_that_is_taken(data, store, tmp_path, ca
     assert cli.run(config.Evaluate, evaluate, arguments) == 2
     assert "holds something else" in capsys.readouterr().err
     assert Prepared(data.folder).fingerprint == data.fingerprint
+
+
+def test_what_could_not_be_written_at_the_end_is_told_before_anything_is_measured(
+    data, store, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(measure, "measure", _not_to_be_called)
+    (tmp_path / "file").write_text("x")
+    asked = ["--data", data.folder, "--baselines", "pop"]
+    for flag in ("--report", "--out"):
+        assert cli.run(config.Evaluate, evaluate, [*asked, flag, str(tmp_path / "file" / "new")]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {flag} {tmp_path}/file/new: {tmp_path}/file is not a folder")
+    experiment = runs.connect(store, "gone")
+    mlflow.MlflowClient().delete_experiment(experiment)
+    assert cli.run(config.Evaluate, evaluate, [*asked, "--experiment", "gone"]) == 1
+    assert "gone was deleted" in capsys.readouterr().err
+
+
+def _not_to_be_called(*_):
+    raise AssertionError("it was measured all the same")
+
+
+def test_a_report_in_a_folder_that_is_not_there_yet(data, store, tmp_path, capsys):
+    page = tmp_path / "pages" / "november" / "page.html"
+    found, _ = job(capsys, "--data", data.folder, "--baselines", "pop", "--report", page)
+    assert "Metrics" in page.read_text()
+    assert mlflow.MlflowClient().get_run(found["run_id"]).info.status == "FINISHED"

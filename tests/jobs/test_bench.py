@@ -2,14 +2,19 @@
 
 import importlib.util
 import json
+import typing
 from pathlib import Path
 
 import pytest
+import torch
 
 from gru4rec import cli, config
 from gru4rec.evaluation import bench
 from gru4rec.scoring import bench as scoring
 from gru4rec.scoring import bench_engine
+from gru4rec.sessions import bench as prepare
+from gru4rec.training import bench as training
+from gru4rec.training import scaling
 
 
 @pytest.fixture
@@ -74,3 +79,50 @@ def test_bench_of_the_engine_alone():
     found = bench_engine.run([300], 2000, 1, "cpu")
     assert found["rows"][0]["sessions"] == 2000
     assert found["rows"][0]["sessions_per_second"]["median"] > 0
+
+
+def test_all_is_each_in_turn_with_a_key_for_each(job, capsys, monkeypatch):
+    """What each of them reports is for the tests above; here they only say what they were asked."""
+    threads = torch.get_num_threads()
+    asked = {}
+
+    def stand_in(what, module):
+        def run(*given):
+            assert torch.get_num_threads() == threads
+            torch.set_num_threads(threads + 1)
+            asked[what] = given
+            return {"what": what}
+
+        monkeypatch.setattr(module, "run", run)
+
+    modules = {"train": training, "scaling": scaling, "prepare": prepare, "evaluate": bench, "score": scoring}
+    for what, module in modules.items():
+        stand_in(what, module)
+    arguments = (
+        "--what all --configurations lanes-32 catalogue --repeats 2 --clicks 3000 --catalogues 300 --sessions 50"
+    )
+    assert cli.run(config.Bench, job.run, arguments.split()) == 0
+    assert torch.get_num_threads() == threads
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found == {"what": "all", **{what: {"what": what} for what in modules}}
+    assert list(asked) == list(modules)
+    assert asked["train"] == (("lanes-32", "catalogue"), 3.0, 2, 1, "cpu")
+    assert asked["scaling"] == ("lanes-256", 3.0, 2, 1, 100e-6)
+    assert asked["prepare"] == ((3000,), (), 2, "")
+    assert asked["evaluate"] == (2, 1)
+    assert asked["score"] == ((300,), 50, 2, "")
+
+
+def test_all_has_whatever_can_be_asked_for_alone(job):
+    choices = typing.get_args(typing.get_type_hints(config.Bench)["what"])
+    assert set(choices) == {*job.EACH, "all"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [("--device cuda", "--what all: takes --device cpu"), ("--scratch nowhere", "--scratch nowhere: there is no such")],
+)
+def test_all_refuses_before_it_measures(job, capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(config.Bench, job.run, ["--what", "all", *arguments.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")

@@ -1,5 +1,6 @@
 """The main line as its users run it: simulate, prepare, train, evaluate, score; and what bad input does."""
 
+import io
 import json
 import re
 
@@ -8,14 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
-from gru4rec import cli, config
+from gru4rec import cli, config, on_ray
 from gru4rec.evaluation.job import evaluate
 from gru4rec.model import encode, network
 from gru4rec.scoring.job import score
 from gru4rec.sessions.prepared import Prepared, Sessions
-from gru4rec.tracking import folder, registry
+from gru4rec.tracking import folder, registry, runs
+from gru4rec.training import job
 from gru4rec.training.job import train
+from gru4rec.training.progress import Finished
 
 QUICK = "--sessions 2000 --items 100 --layers 16 --n-sample 64 --batch-size 16 --epochs 2 --learning-rate 0.1"
 
@@ -184,6 +188,41 @@ def test_bad_data_is_named_in_one_line_before_ray_starts(here, capsys):
         assert shown.startswith("error: ")
         assert shown.count("\n") == 1
         assert named in shown
+
+
+def test_what_could_not_be_written_at_the_end_is_told_before_ray_starts(here, store, capsys, monkeypatch):
+    def connected(_):
+        raise AssertionError("Ray was started all the same")
+
+    monkeypatch.setattr(on_ray, "connected", connected)
+    (here / "taken").mkdir()
+    (here / "taken" / "thesis.txt").write_text("irreplaceable")
+    mlflow.MlflowClient().delete_experiment(runs.connect(store, "gone"))
+    for arguments, wanted, named in (
+        ("--model-out taken", 2, "taken: holds other files (thesis.txt); name a new folder"),
+        ("--model-out taken/thesis.txt", 2, "taken/thesis.txt: is a file"),
+        ("--model-out taken/thesis.txt/model", 2, "thesis.txt is not a folder"),
+        ("--model-name shop/gru", 2, "--model-name"),
+        ("--experiment gone", 1, "gone was deleted"),
+    ):
+        code, _, shown = run(capsys, config.Train, train, f"{QUICK} {arguments}")
+        assert (code, shown.count("\n")) == (wanted, 1), shown
+        assert shown.startswith("error: ")
+        assert named in shown
+    assert not (here / "gru4rec-runs").exists()  # nothing was simulated
+
+
+@pytest.mark.parametrize("predictions", [0, 7])
+@pytest.mark.parametrize("version", ["3", ""])
+def test_the_registered_version_is_named_with_and_without_metrics(predictions, version):
+    console = Console(record=True, width=200, file=io.StringIO())
+    metrics = {"recall_at_20": 0.5} if predictions else {}
+    settings = cli.check(config.Train, {"model_name": "shop"})
+    job._show(console, Finished((), metrics, predictions, 1, 1), {}, settings, version)
+    shown = console.export_text()
+    assert ("nothing to predict" in shown) == (not predictions)
+    assert ("0.5000" in shown) == bool(predictions)
+    assert ("registered as models:/shop/3" in shown) == bool(version)
 
 
 @pytest.mark.ray

@@ -48,13 +48,20 @@ def test_an_error_that_would_come_again_ends_it(board):
     assert str(board.fatal()) == "file"
 
 
-@pytest.mark.parametrize(("flags", "what"), [({}, "4 CPUs"), ({"threads": 2}, "8 CPUs"), ({"gpus": True}, "4 GPUs")])
-def test_a_machine_too_small_is_refused_and_a_cluster_may_grow(monkeypatch, flags, what):
+@pytest.mark.parametrize(
+    ("flags", "what", "remedy"),
+    [
+        ({}, "4 CPUs", "lower --workers or --threads"),
+        ({"threads": 2}, "8 CPUs", "lower --workers or --threads"),
+        ({"gpus": True}, "4 GPUs", "leave out --gpus, or lower --workers"),
+    ],
+)
+def test_a_machine_too_small_is_refused_and_a_cluster_may_grow(monkeypatch, flags, what, remedy):
     settings = cli.check(config.Train, {"data": "d", "workers": "4:8", **flags})
     have = {"CPU": 4.0} if "gpus" in flags else {}
     monkeypatch.setattr(ray, "cluster_resources", lambda: have)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(InputError, match=f"--workers 4:8 need {what} and the cluster has 0: lower --workers"):
+    with pytest.raises(InputError, match=f"--workers 4:8 need {what} and the cluster has 0: {remedy}, or join"):
         on_ray._lacking(settings)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert on_ray._lacking(settings) == f"--workers 4:8 need {what} and the cluster has 0"
