@@ -229,7 +229,10 @@ class Prepare(Common):
     """Turn raw click logs into clean sessions in time order, in Parquet."""
 
     clicks: tuple[str, ...] = setting(
-        REQUIRED, "Click log: files, folders or globs (CSV, TSV, .dat, Parquet).", min_length=1
+        REQUIRED,
+        "Click log: files, folders or globs. Of a folder, files named .csv .tsv .txt .dat .inter .parquet .pq are read "
+        "and others counted; a file that is named itself, or by a glob, is text unless named .parquet or .pq.",
+        min_length=1,
     )
     test_clicks: tuple[str, ...] = setting((), "Click log of the test split, where the data comes already split.")
     base: str = setting(
@@ -618,7 +621,8 @@ class Score(Tracking, Common):
     model: str = setting(REQUIRED, "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     sessions: str = setting(
         "",
-        "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of item ids).",
+        "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of item ids): "
+        "a file, or a folder of files named .parquet or .pq; others in it are counted.",
     )
     out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json, which says which result counts.")
     export: Literal["", "items"] = setting(

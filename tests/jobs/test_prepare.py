@@ -48,6 +48,7 @@ def log(tmp_path_factory):
             lines.insert(7, "12\t13")
         (folder / name).write_text("\n".join(lines))
     (folder / "c.tsv").write_text("SessionId\tItemId\tTime\n")
+    (folder / "d.log").write_text("SessionId\tItemId\tTime\n1\t2\t3\n")
     return folder
 
 
@@ -75,6 +76,8 @@ class TestFolder:
         summary = Prepared(str(out)).summary
         rows_balance(summary)
         assert result["rejected"] == 1
+        assert summary["skipped_files"] == {"clicks": 1, "test_clicks": 0}
+        assert result["skipped_files"] == 1
         assert result["sessions"] == sum(summary["splits"][name]["sessions"] for name in SPLITS)
         for split in SPLITS:
             sessions = Prepared(str(out)).read(split)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from gru4rec import config
 from gru4rec.errors import InputError
-from gru4rec.sessions import formats, read, sources
+from gru4rec.sessions import file_names, formats, read, sources
 
 COLUMNS = formats.Format(session="SessionId", item="ItemId", time=("Time",))
 FLAGS = {"SessionId": "--session-column", "ItemId": "--item-column", "Time": "--time-column"}
 
 
 def open_files(paths, form=COLUMNS):
-    return sources.open_all([sources.paths_of([str(path) for path in paths], "--clicks")], form, FLAGS)
+    return sources.open_all([sources.paths_of([str(path) for path in paths], "--clicks").files], form, FLAGS)
 
 
 def read_all(paths, form=COLUMNS, read_bytes=sources.READ_BYTES):
@@ -159,17 +159,38 @@ class TestPaths:
         return tmp_path
 
     def test_folder(self, folder):
-        assert sources.paths_of([str(folder)], "--clicks") == [
-            f"{folder}/{name}" for name in ("a.csv", "b.csv", "deep/c.tsv")
-        ]
+        found = sources.paths_of([str(folder)], "--clicks")
+        assert found.files == [f"{folder}/{name}" for name in ("a.csv", "b.csv", "deep/c.tsv")]
+        assert found.skipped == [f"{folder}/notes.md"]
+
+    def test_every_visible_file_of_a_folder_is_read_or_skipped(self, folder):
+        """Names in any case; a file that is named itself is read, and not skipped as well."""
+        known = [f"deep/{number}{suffix}" for number, suffix in enumerate(sources.KNOWN)] + ["x.CSV", "y.Parquet"]
+        others = ["part-00000", "d.log", "deep/part.csv~", "e.json"]
+        for name in (*known, *others, "_SUCCESS", ".part.crc", "deep/_tmp/f.log"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+        found = sources.paths_of([str(folder), f"{folder}/d.log"], "--clicks")
+        assert found.files == sorted(f"{folder}/{name}" for name in (*known, "a.csv", "b.csv", "deep/c.tsv", "d.log"))
+        assert found.skipped == sorted(f"{folder}/{name}" for name in {*others, "notes.md"} - {"d.log"})
+
+    @pytest.mark.parametrize("suffix", file_names.PACKED)
+    def test_a_compressed_file_of_a_folder_stops_it_by_name(self, folder, suffix):
+        (folder / "_old").mkdir()
+        (folder / "_old" / f"a.csv{suffix}").touch()
+        sources.paths_of([str(folder)], "--clicks")
+        (folder / "deep" / f"b.csv{suffix.upper()}").touch()
+        with pytest.raises(InputError, match=rf"deep/b\.csv\{suffix.upper()}: compressed .* unpack it first"):
+            sources.paths_of([str(folder)], "--clicks")
 
     def test_uri(self, folder):
-        assert sources.paths_of([folder.as_uri()], "--clicks")[0] == f"{folder.as_uri()}/a.csv"
+        found = sources.paths_of([folder.as_uri()], "--clicks")
+        assert (found.files[0], found.skipped) == (f"{folder.as_uri()}/a.csv", [f"{folder.as_uri()}/notes.md"])
 
     def test_glob_and_file_twice(self, folder):
         found = sources.paths_of([f"{folder}/[ab].*", f"{folder}/b.csv"], "--clicks")
-        assert found == [f"{folder}/a.csv", f"{folder}/b.csv"]
-        assert sources.paths_of([f"{folder}/*/c.*"], "--clicks") == [f"{folder}/deep/c.tsv"]
+        assert found == ([f"{folder}/a.csv", f"{folder}/b.csv"], [])
+        assert sources.paths_of([f"{folder}/*/c.*"], "--clicks").files == [f"{folder}/deep/c.tsv"]
 
     @pytest.mark.parametrize(
         ("path", "message"),
@@ -209,6 +230,24 @@ def test_files_that_cannot_be_a_log(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         open_files([tmp_path / name])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_text_in_utf_16_without_a_header_is_named(tmp_path, encoding):
+    path = tmp_path / "clicks.dat"
+    path.write_bytes(("\ufeff" * (encoding == "utf-16-be") + "1,2014-04-07T10:51:09.277Z,2,0\n").encode(encoding))
+    with pytest.raises(InputError, match=r"clicks\.dat: is text in UTF-16"):
+        open_files([path], formats.FORMATS["yoochoose"])
+
+
+def test_help_and_the_line_on_stderr_name_what_is_read():
+    assert " ".join(sources.KNOWN) in config.Prepare.__dataclass_fields__["clicks"].metadata["help"]
+    said = file_names.not_read("--clicks", [f"s3://key:hush@bucket/{i}" for i in range(7)], sources.KNOWN)
+    assert said.startswith(
+        f"--clicks: 7 file(s) are not read, whose names do not end in {' '.join(sources.KNOWN)}: s3://"
+    )
+    assert said.endswith("bucket/4, …")
+    assert "hush" not in said
 
 
 def test_a_header_alone_is_no_rows(tmp_path):
