@@ -235,7 +235,8 @@ def _places(path: str, names: list[str], form: Format, flags: dict[str, str], se
     for column in form.wanted:
         if column not in names:
             shown = ", ".join(repr(name[:60]) for name in names[:30])
-            hint = f" (read with separator {separator!r}, see --separator)" if separator and len(names) == 1 else ""
+            see = "" if form.published else ", see --separator"
+            hint = f" (read with separator {separator!r}{see})" if separator and len(names) == 1 else ""
             chosen = f"; choose another with {flags[column]}" if column in flags else ""
             raise InputError(f"{path}: no column {column!r}; it has {shown}{hint}{chosen}")
         if names.count(column) > 1:

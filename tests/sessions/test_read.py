@@ -43,7 +43,17 @@ def test_yoochoose(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "separator", "given"),
-    [("a.csv", ",", ""), ("a.tsv", "\t", ""), ("a.dat", ",", ""), ("a.csv", ";", ";"), ("a.TSV", "\t", "")],
+    [
+        ("a.csv", ",", ""),
+        ("a.tsv", "\t", ""),
+        ("a.dat", ",", ""),
+        ("a.csv", ";", ";"),
+        ("a.TSV", "\t", ""),
+        ("a.txt", "\t", ""),
+        ("a.inter", "\t", ""),
+        ("a.log", ",", ""),
+        ("a.csv", "\t", "\\t"),
+    ],
 )
 def test_columns_by_name_and_separator_by_suffix(tmp_path, name, separator, given):
     path = tmp_path / name
@@ -248,6 +258,13 @@ def test_help_and_the_line_on_stderr_name_what_is_read():
     )
     assert said.endswith("bucket/4, …")
     assert "hush" not in said
+
+
+def test_a_published_log_with_another_separator_is_not_sent_to_a_setting_that_it_has_no_use_for(tmp_path):
+    (tmp_path / "a.csv").write_text("session_id,item_id,eventdate,timeframe\n")
+    settings = config.Prepare(clicks=("x",), out="x", format="diginetica")
+    with pytest.raises(InputError, match=r"no column 'session_id'; it has .* \(read with separator ';'\)"):
+        open_files([tmp_path / "a.csv"], formats.chosen(settings))
 
 
 def test_a_header_alone_is_no_rows(tmp_path):
