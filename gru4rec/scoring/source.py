@@ -83,7 +83,8 @@ def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source
     parent, _, name = target.partition("?")[0].rpartition("/")
     options = target.partition("?")[1:] if "://" in target else ("", "")
     parent += "".join(options)
-    prepared, others = None, []
+    prepared = None
+    others: list[str] = []
     if name in SPLITS and storage.exists(storage.join(parent, SUMMARY)):
         prepared = Prepared(parent)  # which knows where a split lies
         paths = prepared.files(name)
@@ -136,7 +137,8 @@ def _parquet_files(target: str) -> tuple[list[str], list[str]]:
     filesystem, inner = storage.locate(target)
     if filesystem.get_file_info(inner).type == fs.FileType.File:
         return [target], []
-    found, others = [], []
+    found: list[str] = []
+    others: list[str] = []
     for info in filesystem.get_file_info(fs.FileSelector(inner, recursive=True)):
         relative = info.path[len(inner) :].strip("/")
         if info.type == fs.FileType.File and visible(relative):

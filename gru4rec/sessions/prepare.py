@@ -49,11 +49,11 @@ def prepare(settings: config.Prepare) -> Entry:
         )
     logs: list[list[str]] = []
     skipped: dict[str, int] = {}
-    for log, given in (("clicks", settings.clicks), ("test_clicks", settings.test_clicks)):
-        flag = "--" + log.replace("_", "-")
+    for account, given in (("clicks", settings.clicks), ("test_clicks", settings.test_clicks)):
+        flag = "--" + account.replace("_", "-")
         paths, others = sources.paths_of(given, flag)
         logs.append(paths)
-        skipped[log] = len(others)
+        skipped[account] = len(others)
         if others:
             report.say(file_names.not_read(flag, others, sources.KNOWN))
     staging.tidy(settings.out)

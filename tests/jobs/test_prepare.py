@@ -170,8 +170,9 @@ class TestFolder:
             prepare(settings(clicks=(str(log),), out=str(tmp_path / "out"), test_days=30))
 
     def test_nothing_readable(self, tmp_path, ray_local):
-        (tmp_path / "a.csv").write_text("SessionId,ItemId,Time\n1,2,x\n1,2\n")
-        with pytest.raises(InputError, match=r"no session is left: of 2 rows 2 .*a\.csv row 2: no readable time"):
+        (tmp_path / "a.csv").write_text("SessionId,ItemId,Time\n1,2,1700000000000\n1,2\n")
+        said = r"a\.csv row 2: no readable time .*--time-unit ms .* 2023\); its text is '1,2,1700000000000'"
+        with pytest.raises(InputError, match=rf"no session is left: of 2 rows 2 .*{said}"):
             prepare(settings(clicks=(str(tmp_path),), out=str(tmp_path / "out")))
 
     def test_corrupt_parquet_is_named(self, tmp_path, ray_local):

@@ -309,6 +309,41 @@ def test_times_before_1970_and_after_9999_are_rejected(tmp_path, time, ms):
     assert rejected["reason"].to_pylist() == ["no readable time between 1970 and 9999"] * (ms is None)
 
 
+@pytest.mark.parametrize(
+    ("unit", "time", "hint"),
+    [
+        ("s", "1700000000000", "ms it would be in 2023"),
+        ("s", "1700000000000.5", "ms it would be in 2023"),
+        ("s", "1700000000000000", "us it would be in 2023"),
+        ("s", "1700000000000000000", "ns it would be in 2023"),
+        ("ms", "631152000000000", "us it would be in 1990"),
+        ("ms", "4102444799999000", "us it would be in 2099"),
+        ("ms", "4102444800000000", ""),
+        ("s", "253402300800", ""),
+        ("s", "99999999999999999999999", ""),
+        ("s", "-1700000000000", ""),
+        ("s", "1969-12-31", ""),
+        ("s", "", ""),
+    ],
+)
+def test_a_time_that_would_be_one_in_another_unit_says_so(tmp_path, unit, time, hint):
+    form = formats.chosen(config.Prepare(clicks=("x",), out="x", time_unit=unit))
+    path = written(tmp_path, "a.csv", HEADER + f"1,2,{time}\n1,,{time}\n1,2,never\n".encode())
+    reasons = read_all([path], form)[1]["reason"].to_pylist()
+    plain = "no readable time between 1970 and 9999"
+    assert reasons == [plain + f" (with --time-unit {hint})" * bool(hint), "no readable item id", plain]
+
+
+def test_numbers_of_parquet_in_another_unit_and_a_log_with_a_unit_of_its_own(tmp_path):
+    rows = pa.table({"SessionId": [1, 1], "ItemId": [2, 2], "Time": [5, 1_700_000_000_000]})
+    reasons = read_all([written(tmp_path, "a.parquet", rows)])[1]["reason"].to_pylist()
+    assert reasons == ["no readable time between 1970 and 9999 (with --time-unit ms it would be in 2023)"]
+    form = formats.chosen(config.Prepare(clicks=("x",), out="x", format="movielens"))
+    header = b"user_id:token\titem_id:token\ttimestamp:float\n"
+    path = written(tmp_path, "a.inter", header + b"1\t2\t1700000000000\n")
+    assert read_all([path], form)[1]["reason"].to_pylist() == ["no readable time between 1970 and 9999"]
+
+
 def test_ids_of_64_bits_and_of_any_length_stay_what_they_are(tmp_path):
     long = "x" * 200_000
     ids = [str(2**63 - 1), str(-(2**63)), str(2**64), "1.0", "1e3", " 1", long]
