@@ -226,12 +226,18 @@ PUBLISHED_LOSSES = {
 """Settings to compare losses with, each with those published for it."""
 
 
+_NO_SEPARATOR = '"\r\n\0'
+
+
 @dataclass(frozen=True)
 class Prepare(Common):
     """Turn raw click logs into clean sessions in time order, in Parquet."""
 
     clicks: tuple[str, ...] = setting(
-        REQUIRED, "Click log: files, folders or globs (CSV, TSV, .dat, Parquet).", min_length=1
+        REQUIRED,
+        "Click log: files, folders or globs. Of a folder, files named .csv .tsv .txt .dat .inter .parquet .pq are read "
+        "and others counted; a file that is named itself, or by a glob, is text unless named .parquet or .pq.",
+        min_length=1,
     )
     test_clicks: tuple[str, ...] = setting((), "Click log of the test split, where the data comes already split.")
     base: str = setting(
@@ -261,10 +267,13 @@ class Prepare(Common):
     item_column: str = setting("ItemId", "Name of the item column (format 'columns').")
     time_column: str = setting("Time", "Name of the time column (format 'columns').")
     time_unit: Literal["s", "ms", "us", "ns"] = setting(
-        "s", "Unit of times given as numbers since 1970 UTC; ISO-8601 text is recognised by itself."
+        "s",
+        "Unit of times given as numbers since 1970 UTC (format 'columns'); ISO-8601 text is recognised by itself.",
     )
     separator: str = setting(
-        "", "Column separator of text files; default: by the file's name (tab for .tsv, else comma)."
+        "",
+        "Column separator of text files (format 'columns'): one ASCII character, or \\t for a tab; default: by the "
+        "file's name (tab for .tsv, .txt and .inter, else comma).",
     )
     drop_duplicates: bool = setting(
         False, "Cleaning, step 1: leave out clicks of the same session, item and time as another, but the first."
@@ -314,7 +323,16 @@ class Prepare(Common):
     report: bool = setting(True, "Write report.html, the data in figures and tables, beside the prepared data.")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings that contradict each other."""
+        """Raises ValueError for a separator that is none, and for settings that contradict each other."""
+        if self.separator == "\\t":  # as a shell hands it on
+            object.__setattr__(self, "separator", "\t")
+        if self.separator and (
+            len(self.separator) > 1 or not self.separator.isascii() or self.separator in _NO_SEPARATOR
+        ):
+            raise ValueError(
+                "--separator: one ASCII character, neither a double quote nor an end of line, or \\t for a tab, got "
+                f"{self.separator!r}"
+            )
         if self.session_gap and not self.gap:
             raise ValueError(f"--session-gap: a number above 0 and s, m or h, such as 30m, got {self.session_gap!r}")
         if self.user_column and not self.gap:
@@ -649,7 +667,8 @@ class Score(Tracking, Common):
     model: str = setting(REQUIRED, "Model folder or MLflow URI (models:/gru4rec/1, models:/gru4rec@champion).")
     sessions: str = setting(
         "",
-        "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of item ids).",
+        "Sessions: a split of a prepared folder (DIR/test), or Parquet with session_id and items (lists of item ids): "
+        "a file, or a folder of files named .parquet or .pq; others in it are counted.",
     )
     out: str = setting(REQUIRED, "Folder for the recommendations and manifest.json, which says which result counts.")
     export: Literal["", "items"] = setting(

@@ -24,7 +24,7 @@ def form(**settings) -> formats.Format:
 
 def put_together(paths, chosen: formats.Format, read_bytes: int = sources.READ_BYTES) -> Read:
     """All files at `paths` (files, folders, globs) in one partition."""
-    files = sources.open_all([sources.paths_of([str(path) for path in paths], "--clicks")], chosen, {})
+    files = sources.open_all([sources.paths_of([str(path) for path in paths], "--clicks").files], chosen, {})
     types = sources.carried_types(files)
     found = [read.read(piece, chosen, types) for task in sources.pieces(files, read_bytes) for piece in task]
     clicks = pa.concat_tables([f.clicks for f in found])

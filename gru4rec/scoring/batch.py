@@ -309,6 +309,7 @@ def _describe(
             "fingerprint": job.found.fingerprint,
             "digest": job.found.digest,
             "sessions": job.found.rows,
+            "skipped_files": len(job.found.others),
             "corrupt": [*job.found.skipped, *dict.fromkeys(why for part in total.parts for why in part.corrupt)],
         },
         "settings": _lists_of(job.settings),

@@ -5,6 +5,7 @@ from typing import Any
 
 from gru4rec import config, storage
 from gru4rec.scoring import batch, export, gates, night, report
+from gru4rec.sessions import file_names
 from gru4rec.tracking import folder, registry
 
 
@@ -18,6 +19,8 @@ def score(settings: config.Score) -> dict[str, Any]:
     if settings.export == "items":
         return {**export.items(loaded, settings.out), "model_version": version}
     job = batch.find(settings, loaded, version, uri)
+    if job.found.others:
+        print(file_names.not_read("--sessions", job.found.others, file_names.PARQUET), file=sys.stderr, flush=True)
     try:
         done = batch.run(job)
     except gates.Closed as closed:
@@ -49,6 +52,7 @@ def summary(job: batch.Job, done: batch.Done) -> dict[str, Any]:
         "distinct_sessions": totals["distinct_sessions"],
         "rejected": totals["rejected"],
         "corrupt": len(content["input"]["corrupt"]),
+        "skipped_files": len(job.found.others),
         "unknown_limits": {option: file["unknown"] for option, file in content["limits"].items()},
         "fallback": totals["fallback"],
         "unknown_clicks": totals["unknown_clicks"],

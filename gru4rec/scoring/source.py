@@ -17,6 +17,7 @@ from pyarrow import fs
 from gru4rec import storage
 from gru4rec.errors import InputError
 from gru4rec.sessions.catalogue import check_ids, is_list
+from gru4rec.sessions.file_names import PACKED, PARQUET, UNPACK, visible
 from gru4rec.sessions.prepared import SPLITS, SUMMARY, Prepared
 from gru4rec.storage import shown
 
@@ -46,6 +47,7 @@ class Source(NamedTuple):
     prepared: pa.Table | None  # the items table that the clicks are indices of; None: clicks are item ids
     skipped: tuple[str, ...] = ()  # files that are no Parquet, each with the reason, where they are to be left out
     stamps: tuple[str, ...] = ()  # of each of `files`, before its content was read
+    others: tuple[str, ...] = ()  # the rest of the folder, whose names end in none of PARQUET
 
     @property
     def count(self) -> int:  # type: ignore[override]
@@ -74,13 +76,15 @@ def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source
 
     `item_ids` is the type of the model's item ids. Footers are looked at; of the rest only the digest is taken. Raises
     InputError where there is nothing, a file is unreadable, a column is missing, or the ids cannot match; with
-    `skip_corrupt`, files that are no Parquet are left out instead, if others are left.
+    `skip_corrupt`, files that are no Parquet are left out instead, if others are left. In a folder, files whose names
+    end in none of PARQUET, in any case, are not looked at, and kept in `others`.
     """
     target = storage.absolute(path)
     parent, _, name = target.partition("?")[0].rpartition("/")
     options = target.partition("?")[1:] if "://" in target else ("", "")
     parent += "".join(options)
     prepared = None
+    others: list[str] = []
     if name in SPLITS and storage.exists(storage.join(parent, SUMMARY)):
         prepared = Prepared(parent)  # which knows where a split lies
         paths = prepared.files(name)
@@ -91,9 +95,9 @@ def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source
             f"{shown(path)}: is a whole prepared folder; name the split: {shown(storage.join(path, 'test'))}"
         )
     else:
-        paths = _parquet_files(target)
+        paths, others = _parquet_files(target)
         if not paths:
-            raise InputError(f"{shown(path)}: holds no Parquet file")
+            raise InputError(f"{shown(path)}: holds no Parquet file; known are files named {' '.join(PARQUET)}")
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(functools.partial(_footer_or_error, skip_corrupt=skip_corrupt), paths))
     skipped = [footer for footer in found if isinstance(footer, Corrupt)]
@@ -121,21 +125,25 @@ def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source
         prepared=prepared.items if prepared else None,
         skipped=tuple(map(str, skipped)),
         stamps=tuple(footer.stamp for footer in footers),
+        others=tuple(others),
     )
 
 
-def _parquet_files(target: str) -> list[str]:
-    """The file itself, or all Parquet files in the folder and below it, in order of their paths."""
+def _parquet_files(target: str) -> tuple[list[str], list[str]]:
+    """(the file itself, or all Parquet files in the folder and below it; the other files there), in order of paths.
+
+    Compressed files are among the first: they may hold sessions, and reading them says that they are compressed.
+    """
     filesystem, inner = storage.locate(target)
     if filesystem.get_file_info(inner).type == fs.FileType.File:
-        return [target]
-    found = []
+        return [target], []
+    found: list[str] = []
+    others: list[str] = []
     for info in filesystem.get_file_info(fs.FileSelector(inner, recursive=True)):
         relative = info.path[len(inner) :].strip("/")
-        hidden = any(part[0] in "._" for part in relative.split("/"))
-        if info.type == fs.FileType.File and relative.endswith(".parquet") and not hidden:
-            found.append(relative)
-    return [storage.join(target, relative) for relative in sorted(found)]
+        if info.type == fs.FileType.File and visible(relative):
+            (found if relative.lower().endswith(PARQUET + PACKED) else others).append(relative)
+    return [storage.join(target, name) for name in sorted(found)], [storage.join(target, n) for n in sorted(others)]
 
 
 def _footer_or_error(path: str, skip_corrupt: bool) -> _Footer | Corrupt:
@@ -156,6 +164,8 @@ def _stamp(path: str) -> str:
 
 def _footer(path: str) -> _Footer:
     filesystem, inner = storage.locate(path)
+    if inner.lower().endswith(PACKED):
+        raise Corrupt(f"{shown(path)}: {UNPACK}")
     try:
         stamp = _stamp(path)  # first: what is written from now on is noticed
         with filesystem.open_input_file(inner) as file:

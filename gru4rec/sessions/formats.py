@@ -58,6 +58,7 @@ class Format:
     only: tuple[str, str] | None = None  # (column, value): rows with another value there are no clicks
     split_by: str = "end"  # --split-by auto
     start: str = ""  # column of the session's start, as the clock `one_column` reads it; "": its first click
+    published: bool = False  # columns, separator and unit are those of a published log, not of the settings
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -118,6 +119,10 @@ FORMATS = {
 }
 
 
+_OF_COLUMNS = ("user_column", "session_column", "item_column", "time_column", "time_unit", "separator")
+"""Settings that a published log has no use for."""
+
+
 def chosen(settings: config.Prepare) -> Format:
     """The form that the settings ask for; `columns` takes its names from the settings.
 
@@ -133,8 +138,12 @@ def chosen(settings: config.Prepare) -> Format:
             time_unit=settings.time_unit,
             gap=settings.gap if settings.user_column else 0,
         )
-    elif settings.user_column:
-        raise InputError(f"--user-column: needs --format columns, not {settings.format}")
+    else:
+        form = dataclasses.replace(form, published=True)
+        for name in _OF_COLUMNS:
+            if getattr(settings, name) != getattr(config.Prepare, name):
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag}: needs --format columns, not {settings.format}, which says it itself")
     if settings.gap and not form.gap:
         raise InputError(f"--session-gap: the sessions of --format {settings.format} are given; needs --user-column")
     if settings.max_clicks_per_minute and not form.timed:

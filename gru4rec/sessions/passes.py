@@ -130,7 +130,9 @@ def lengths_and_split(
 
 def _no_session(notes: Entry, total: Entry, settings: config.Prepare, form: formats.Format) -> str:
     first = notes["first"]
-    rejected = f", first {first['file']} row {first['row']}: {first['reason']}" if first else ""
+    rejected = ""
+    if first:
+        rejected = f", first {first['file']} row {first['row']}: {first['reason']}; its text is {first['text']!r}"
     rows = sum(log["rows_in"] for log in notes["logs"])
     bad = sum(log["rejected"] for log in notes["logs"])
     left_out = f", in {notes['left_out']} {form.only[0]} is not {form.only[1]}" if form.only else ""

@@ -16,7 +16,19 @@ from typing import Any
 from gru4rec import config, storage
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions import base as bases
-from gru4rec.sessions import checks, data_report, formats, ingest, inputs, passes, report, sources, staging, write
+from gru4rec.sessions import (
+    checks,
+    data_report,
+    file_names,
+    formats,
+    ingest,
+    inputs,
+    passes,
+    report,
+    sources,
+    staging,
+    write,
+)
 from gru4rec.sessions.prepared import LEFT_OUT, REJECTED, SPLITS, SUMMARY
 
 Entry = dict[str, Any]
@@ -35,10 +47,15 @@ def prepare(settings: config.Prepare) -> Entry:
         raise InputError(
             f"--out {storage.shown(settings.out)}: holds something that prepare did not write; give another folder"
         )
-    logs = [
-        sources.paths_of(settings.clicks, "--clicks"),
-        sources.paths_of(settings.test_clicks, "--test-clicks"),
-    ]
+    logs: list[list[str]] = []
+    skipped: dict[str, int] = {}
+    for account, given in (("clicks", settings.clicks), ("test_clicks", settings.test_clicks)):
+        flag = "--" + account.replace("_", "-")
+        paths, others = sources.paths_of(given, flag)
+        logs.append(paths)
+        skipped[account] = len(others)
+        if others:
+            report.say(file_names.not_read(flag, others, sources.KNOWN))
     staging.tidy(settings.out)
     states, lineage = inputs.states(logs), []
     base = bases.opened(settings, form)
@@ -53,7 +70,7 @@ def prepare(settings: config.Prepare) -> Entry:
             f"{storage.shown(settings.out)}: is already made of these files with these settings, nothing to do "
             "(--force prepares again)"
         )
-        return _result(settings, earlier, unchanged=True)
+        return _result(settings, {**earlier, "skipped_files": skipped}, unchanged=True)
     flags = {
         settings.session_column: "--session-column",
         settings.item_column: "--item-column",
@@ -72,7 +89,7 @@ def prepare(settings: config.Prepare) -> Entry:
     try:
         with staging.staged(settings.out) as place, on_ray.connected(settings.verbose):
             summary = _run(settings, form, files, base, place.folder)
-            summary |= {"made_of": made_of} | ({"lineage": lineage} if base else {})
+            summary |= {"skipped_files": skipped, "made_of": made_of} | ({"lineage": lineage} if base else {})
             inputs.write_files(states, place.folder)
             checks.check(place.folder, summary)
             if settings.report:
@@ -97,6 +114,7 @@ def _result(settings: config.Prepare, summary: Entry, unchanged: bool) -> Entry:
         "unchanged": unchanged,
         "rows_in": summary["rows_in"],
         "rejected": summary["rejected"],
+        "skipped_files": sum(summary["skipped_files"].values()),
         "sessions": sum(splits[name]["sessions"] for name in SPLITS),
         "items": summary["items"],
         **{f"{name}_sessions": splits[name]["sessions"] for name in SPLITS},

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gru4rec import storage
-from gru4rec.sessions import base, text
+from gru4rec.sessions import base, text, times
 from gru4rec.sessions.formats import Format, one_column
 from gru4rec.sessions.sources import Piece, Source
 
@@ -181,6 +181,11 @@ def _checked(columns: list[pa.Array], form: Format, types: list[pa.DataType]) ->
     if form.start:
         began, began_ok = one_column(columns[2 + len(form.time) :], form.time_unit)
     good = session_ok & item_ok & time_ok & began_ok
+    unread = np.flatnonzero(session_ok & item_ok & ~time_ok)
+    others = {} if form.published else times.in_another_unit(clock[0].take(pa.array(unread)), form.time_unit)
+    hints = {
+        int(unread[i]): f" (with --time-unit {unit} it would be in {year})" for i, (unit, year) in others.items()
+    }  # no exact date, so that reasons stay few enough to be counted
     reasons = {}
     for i in np.flatnonzero(~good).tolist():
         if not session_ok[i]:
@@ -188,7 +193,7 @@ def _checked(columns: list[pa.Array], form: Format, types: list[pa.DataType]) ->
         elif not item_ok[i]:
             reasons[i] = "no readable item id"
         elif not time_ok[i]:
-            reasons[i] = "no readable time between 1970 and 9999"
+            reasons[i] = "no readable time between 1970 and 9999" + hints.get(i, "")
         else:
             reasons[i] = "no readable start of the session between 1970 and 9999"
     return _Checked(session, item, ms, began, good, reasons)

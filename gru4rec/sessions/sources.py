@@ -14,11 +14,13 @@ from pyarrow import fs
 
 from gru4rec import storage
 from gru4rec.errors import InputError
+from gru4rec.sessions.file_names import PACKED, PARQUET, UNPACK, visible
 from gru4rec.sessions.formats import Format
 
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".dat": ",", ".txt": "\t", ".inter": "\t"}
-PARQUET = (".parquet", ".pq")
-PACKED = (".gz", ".bz2", ".zip", ".zst", ".xz", ".7z")
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".dat": ",", ".inter": "\t"}
+KNOWN = (*SEPARATORS, *PARQUET)
+"""How the names of files end, in any case, that are read where a folder is given."""
+
 BYTES_PER_ROW = 25  # of a click in text
 READ_BYTES = 64 * 2**20
 """What one task reads, about: small enough to keep a few of them in a worker's memory as text, columns and
@@ -57,19 +59,30 @@ class Piece(NamedTuple):
     end: int
 
 
-def paths_of(given: Sequence[str], flag: str) -> list[str]:
-    """The files that paths, folders and globs stand for, each once, sorted by name.
+class Paths(NamedTuple):
+    """The files that paths, folders and globs stand for, each once, sorted by name."""
 
-    Folders are searched to the bottom for files with a known suffix, leaving out names that start with `.`
-    or `_`. Raises InputError where one of `given` stands for nothing.
+    files: list[str]
+    skipped: list[str]  # the others in the folders, whose names end in none of KNOWN
+
+
+def paths_of(given: Sequence[str], flag: str) -> Paths:
+    """What `given`, paths, folders and globs, stands for.
+
+    Folders are searched to the bottom for files whose names end in one of KNOWN; names that start with `.` or `_` are
+    none of a log's. Raises InputError where one of `given` stands for nothing, and for a folder with a compressed file.
     """
-    found: list[str] = []
+    found: set[str] = set()
+    skipped: set[str] = set()
     for path in given:
-        found += _expand(path, flag)
-    return sorted(set(found))
+        files, others = _expand(path, flag)
+        found.update(files)
+        skipped.update(others)
+    return Paths(sorted(found), sorted(skipped - found))
 
 
-def _expand(path: str, flag: str) -> list[str]:
+def _expand(path: str, flag: str) -> tuple[list[str], list[str]]:
+    """(files that are read, files that are not) of one path, folder or glob."""
     filesystem, inner = storage.locate(path)
 
     def outside(name: str) -> str:
@@ -82,32 +95,30 @@ def _expand(path: str, flag: str) -> list[str]:
     try:
         info = filesystem.get_file_info(inner)
         if info.type == fs.FileType.File:
-            return [storage.absolute(path)]
+            return [storage.absolute(path)], []
         if info.type == fs.FileType.Directory:
-            names = _below(filesystem, inner)
-            if not names:
-                known = " ".join((*SEPARATORS, *PARQUET))
-                raise InputError(f"{flag} {path}: no click log in this folder; known are files named {known}")
-            return [outside(name) for name in names]
+            names = [name for name in _below(filesystem, inner) if visible(name[len(inner) :])]
+            for name in names:
+                if name.lower().endswith(PACKED):
+                    raise InputError(f"{storage.shown(outside(name))}: {UNPACK}, or move it out of {flag}")
+            known = [name for name in names if name.lower().endswith(KNOWN)]
+            if not known:
+                raise InputError(f"{flag} {path}: no click log in this folder; known are files named {' '.join(KNOWN)}")
+            return [outside(name) for name in known], [outside(name) for name in sorted({*names} - {*known})]
         if any(mark in inner for mark in "*[?"):
             fixed = inner[: min(inner.find(mark) for mark in "*[?" if mark in inner)].rpartition("/")[0]
-            names = [name for name in _below(filesystem, fixed, every=True) if _matches(name, inner)]
+            names = [name for name in _below(filesystem, fixed) if _matches(name, inner)]
             if not names:
                 raise InputError(f"{flag} {path}: no file matches")
-            return [outside(name) for name in names]
+            return [outside(name) for name in names], []
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be opened: {error}") from error
     raise InputError(f"{flag} {path}: no such file")
 
 
-def _below(filesystem: fs.FileSystem, folder: str, every: bool = False) -> list[str]:
+def _below(filesystem: fs.FileSystem, folder: str) -> list[str]:
     selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
-    names = [info.path for info in filesystem.get_file_info(selector) if info.type == fs.FileType.File]
-    if every:
-        return names
-    known = (*SEPARATORS, *PARQUET)
-    parts = {name: name[len(folder) :].strip("/").split("/") for name in names}
-    return [n for n in names if n.lower().endswith(known) and not any(p[0] in "._" for p in parts[n] if p)]
+    return [info.path for info in filesystem.get_file_info(selector) if info.type == fs.FileType.File]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -140,7 +151,7 @@ def _open(number: int, log: int, path: str, form: Format, flags: dict[str, str])
     filesystem, inner = storage.locate(path)
     name = inner.lower()
     if name.endswith(PACKED):
-        raise InputError(f"{path}: compressed files are not read; unpack it first")
+        raise InputError(f"{path}: {UNPACK}")
     try:
         size = filesystem.get_file_info(inner).size or 0
         if not size:
@@ -181,10 +192,12 @@ def _open_text(
     number: int, log: int, path: str, size: int, file: pa.NativeFile, form: Format, flags: dict[str, str]
 ) -> Source:
     separator = _separator(path, form)
+    first = file.read(min(size, 2 if form.columns else 2**20))
+    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path}: is text in UTF-16; write it in UTF-8")
     if form.columns:
         names, lines = list(form.columns), 1
     else:
-        first = file.read(min(size, 2**20))
         line, _, rest = first.partition(b"\n")
         names = _names(path, line, separator)
         lines = 1 if rest.strip() or len(first) < size else 0
@@ -204,8 +217,6 @@ def _open_text(
 
 
 def _names(path: str, line: bytes, separator: str) -> list[str]:
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path}: is text in UTF-16; write it in UTF-8")
     text = line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip("\r")
     if "\r" in text:
         raise InputError(f"{path}: the header has a carriage return inside; write lines that end with a newline")
@@ -224,7 +235,8 @@ def _places(path: str, names: list[str], form: Format, flags: dict[str, str], se
     for column in form.wanted:
         if column not in names:
             shown = ", ".join(repr(name[:60]) for name in names[:30])
-            hint = f" (read with separator {separator!r}, see --separator)" if separator and len(names) == 1 else ""
+            see = "" if form.published else ", see --separator"
+            hint = f" (read with separator {separator!r}{see})" if separator and len(names) == 1 else ""
             chosen = f"; choose another with {flags[column]}" if column in flags else ""
             raise InputError(f"{path}: no column {column!r}; it has {shown}{hint}{chosen}")
         if names.count(column) > 1:

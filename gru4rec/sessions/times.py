@@ -30,6 +30,19 @@ def milliseconds(column: pa.Array, unit: str) -> tuple[np.ndarray, np.ndarray]:
     return checked(ms, ok)
 
 
+def in_another_unit(column: pa.Array, unit: str) -> dict[int, tuple[str, int]]:
+    """Place in `column` → (unit, year) of each time that would lie in 1990 to 2099 if it were in another unit than
+    `unit`. No number does so in two units; a date is the same in each.
+    """
+    found: dict[int, tuple[str, int]] = {}
+    for other in UNITS_PER_SECOND:
+        if other != unit:
+            ms, ok = milliseconds(column, other)
+            years = ms.astype("datetime64[ms]").astype("datetime64[Y]").astype(np.int64) + 1970
+            found |= {int(i): (other, int(years[i])) for i in np.flatnonzero(ok & (years >= 1990) & (years < 2100))}
+    return found
+
+
 def checked(ms: np.ndarray, ok: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(ms, readable) with times before 1970 and after the year 9999 not readable; the ms of such is 0."""
     ok = ok & (ms >= 0) & (ms <= LATEST)

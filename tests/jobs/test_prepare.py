@@ -48,6 +48,7 @@ def log(tmp_path_factory):
             lines.insert(7, "12\t13")
         (folder / name).write_text("\n".join(lines))
     (folder / "c.tsv").write_text("SessionId\tItemId\tTime\n")
+    (folder / "d.log").write_text("SessionId\tItemId\tTime\n1\t2\t3\n")
     return folder
 
 
@@ -75,6 +76,8 @@ class TestFolder:
         summary = Prepared(str(out)).summary
         rows_balance(summary)
         assert result["rejected"] == 1
+        assert summary["skipped_files"] == {"clicks": 1, "test_clicks": 0}
+        assert result["skipped_files"] == 1
         assert result["sessions"] == sum(summary["splits"][name]["sessions"] for name in SPLITS)
         for split in SPLITS:
             sessions = Prepared(str(out)).read(split)
@@ -167,8 +170,9 @@ class TestFolder:
             prepare(settings(clicks=(str(log),), out=str(tmp_path / "out"), test_days=30))
 
     def test_nothing_readable(self, tmp_path, ray_local):
-        (tmp_path / "a.csv").write_text("SessionId,ItemId,Time\n1,2,x\n1,2\n")
-        with pytest.raises(InputError, match=r"no session is left: of 2 rows 2 .*a\.csv row 2: no readable time"):
+        (tmp_path / "a.csv").write_text("SessionId,ItemId,Time\n1,2,1700000000000\n1,2\n")
+        said = r"a\.csv row 2: no readable time .*--time-unit ms .* 2023\); its text is '1,2,1700000000000'"
+        with pytest.raises(InputError, match=rf"no session is left: of 2 rows 2 .*{said}"):
             prepare(settings(clicks=(str(tmp_path),), out=str(tmp_path / "out")))
 
     def test_corrupt_parquet_is_named(self, tmp_path, ray_local):

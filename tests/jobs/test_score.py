@@ -104,6 +104,18 @@ def test_a_night_is_done_once_and_a_new_version_makes_it_anew(here, store, capsy
     assert sorted(path.name for path in place.glob("v*")) == [first["result"], second["result"]]
 
 
+def test_files_that_are_not_read_are_counted_and_said(here, capsys):
+    (here / "raw" / "more.PQ").write_bytes((here / "raw" / "sessions.parquet").read_bytes())
+    (here / "raw" / "part-00000").write_bytes((here / "raw" / "sessions.parquet").read_bytes())
+    for unchanged in (False, True):
+        code, result, said = run(capsys, experiment="")
+        assert (code, result["unchanged"], result["sessions_in"], result["skipped_files"]) == (0, unchanged, 6, 1)
+        assert (
+            f"--sessions: 1 file(s) are not read, whose names do not end in .parquet .pq: {here}/raw/part-00000" in said
+        )
+    assert json.loads((here / "out" / "manifest.json").read_text())["input"]["skipped_files"] == 1
+
+
 def test_item_embeddings_come_with_the_logs_own_ids(here, capsys):
     code, result, _ = run(capsys, export="items", out="items.parquet", sessions="")
     assert (code, result["items"], result["width"]) == (0, V, 4)

@@ -57,7 +57,26 @@ def test_a_file_a_folder_and_folders_in_a_folder(tmp_path):
     write(tmp_path / "_staging" / "a.parquet", [[1]])
     (tmp_path / "day=2" / "notes.txt").write_text("not sessions")
     assert source.find(one, INT).rows == 1
-    assert source.find(str(tmp_path), INT).rows == 3
+    found = source.find(str(tmp_path), INT)
+    assert (found.rows, found.others) == (3, (f"{tmp_path}/day=2/notes.txt",))
+
+
+def test_every_visible_file_of_a_folder_is_read_or_counted(tmp_path):
+    for number, name in enumerate(("a.parquet", "b.pq", "c.PARQUET", "d.Pq", "part-0", "_old.pq", ".part.crc")):
+        write(tmp_path / name, [[number]])
+    found = source.find(str(tmp_path), INT)
+    assert pa.concat_tables(read_all(found, 10))["items"].to_pylist() == [[0], [1], [2], [3]]
+    assert found.others == (f"{tmp_path}/part-0",)
+    assert source.find(f"{tmp_path}/part-0", INT).rows == 1
+
+
+def test_a_compressed_file_is_named_or_left_out_and_counted(tmp_path):
+    write(tmp_path / "a.parquet", [[1]])
+    (tmp_path / "b.parquet.GZ").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"b\.parquet\.GZ: compressed files are not read; unpack it first"):
+        source.find(str(tmp_path), INT)
+    found = source.find(str(tmp_path), INT, skip_corrupt=True)
+    assert (found.rows, found.count, len(found.skipped), found.others) == (1, 2, 1, ())
 
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):

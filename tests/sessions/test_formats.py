@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_logs import form, put_together
 
-from gru4rec import config
+from gru4rec import cli, config
 from gru4rec.errors import InputError
 from gru4rec.sessions import clean, formats
 
@@ -125,11 +125,29 @@ def test_movielens_users_are_sessions(tmp_path):
         ({"user_column": "who", "session_gap": "1h", "session_column": "s"}, "give one of them"),
         ({"user_column": "who", "session_gap": "1h", "format": "globo"}, "--user-column: needs --format columns"),
         ({"session_gap": "1h", "format": "globo"}, "--session-gap: the sessions of --format globo are given"),
+        ({"session_column": "s", "format": "movielens"}, "--session-column: needs --format columns, not movielens"),
+        ({"item_column": "i", "format": "yoochoose"}, "--item-column: needs --format columns"),
+        ({"time_column": "t", "format": "uci-eshop"}, "--time-column: needs --format columns"),
+        ({"time_unit": "ms", "format": "yoochoose"}, "--time-unit: needs --format columns"),
+        ({"separator": "\t", "format": "diginetica"}, "--separator: needs --format columns"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):
     with pytest.raises(InputError, match=message):
         form(**settings)
+
+
+@pytest.mark.parametrize("given", [";;", "§", "→", '"', "\n", "\r", "\0", "\\n", "tab"])
+def test_a_separator_that_is_none_is_named(given, capsys):
+    arguments = ["--clicks", "x", "--out", "y", "--separator", given]
+    assert cli.run(config.Prepare, lambda settings: {}, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --separator: one ASCII character")
+    assert error.count("\n") == 1
+
+
+def test_a_tab_may_be_written_as_a_shell_hands_it_on():
+    assert form(separator="\\t").separator == form(separator="\t").separator == "\t"
 
 
 @pytest.mark.parametrize(("given", "gap"), [("45s", 45_000), ("30m", 1_800_000), ("2h", 7_200_000)])

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from gru4rec import config
 from gru4rec.errors import InputError
-from gru4rec.sessions import formats, read, sources
+from gru4rec.sessions import file_names, formats, read, sources
 
 COLUMNS = formats.Format(session="SessionId", item="ItemId", time=("Time",))
 FLAGS = {"SessionId": "--session-column", "ItemId": "--item-column", "Time": "--time-column"}
 
 
 def open_files(paths, form=COLUMNS):
-    return sources.open_all([sources.paths_of([str(path) for path in paths], "--clicks")], form, FLAGS)
+    return sources.open_all([sources.paths_of([str(path) for path in paths], "--clicks").files], form, FLAGS)
 
 
 def read_all(paths, form=COLUMNS, read_bytes=sources.READ_BYTES):
@@ -43,7 +43,17 @@ def test_yoochoose(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "separator", "given"),
-    [("a.csv", ",", ""), ("a.tsv", "\t", ""), ("a.dat", ",", ""), ("a.csv", ";", ";"), ("a.TSV", "\t", "")],
+    [
+        ("a.csv", ",", ""),
+        ("a.tsv", "\t", ""),
+        ("a.dat", ",", ""),
+        ("a.csv", ";", ";"),
+        ("a.TSV", "\t", ""),
+        ("a.txt", "\t", ""),
+        ("a.inter", "\t", ""),
+        ("a.log", ",", ""),
+        ("a.csv", "\t", "\\t"),
+    ],
 )
 def test_columns_by_name_and_separator_by_suffix(tmp_path, name, separator, given):
     path = tmp_path / name
@@ -159,17 +169,38 @@ class TestPaths:
         return tmp_path
 
     def test_folder(self, folder):
-        assert sources.paths_of([str(folder)], "--clicks") == [
-            f"{folder}/{name}" for name in ("a.csv", "b.csv", "deep/c.tsv")
-        ]
+        found = sources.paths_of([str(folder)], "--clicks")
+        assert found.files == [f"{folder}/{name}" for name in ("a.csv", "b.csv", "deep/c.tsv")]
+        assert found.skipped == [f"{folder}/notes.md"]
+
+    def test_every_visible_file_of_a_folder_is_read_or_skipped(self, folder):
+        """Names in any case; a file that is named itself is read, and not skipped as well."""
+        known = [f"deep/{number}{suffix}" for number, suffix in enumerate(sources.KNOWN)] + ["x.CSV", "y.Parquet"]
+        others = ["part-00000", "d.log", "deep/part.csv~", "e.json"]
+        for name in (*known, *others, "_SUCCESS", ".part.crc", "deep/_tmp/f.log"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).touch()
+        found = sources.paths_of([str(folder), f"{folder}/d.log"], "--clicks")
+        assert found.files == sorted(f"{folder}/{name}" for name in (*known, "a.csv", "b.csv", "deep/c.tsv", "d.log"))
+        assert found.skipped == sorted(f"{folder}/{name}" for name in {*others, "notes.md"} - {"d.log"})
+
+    @pytest.mark.parametrize("suffix", file_names.PACKED)
+    def test_a_compressed_file_of_a_folder_stops_it_by_name(self, folder, suffix):
+        (folder / "_old").mkdir()
+        (folder / "_old" / f"a.csv{suffix}").touch()
+        sources.paths_of([str(folder)], "--clicks")
+        (folder / "deep" / f"b.csv{suffix.upper()}").touch()
+        with pytest.raises(InputError, match=rf"deep/b\.csv\{suffix.upper()}: compressed .* unpack it first"):
+            sources.paths_of([str(folder)], "--clicks")
 
     def test_uri(self, folder):
-        assert sources.paths_of([folder.as_uri()], "--clicks")[0] == f"{folder.as_uri()}/a.csv"
+        found = sources.paths_of([folder.as_uri()], "--clicks")
+        assert (found.files[0], found.skipped) == (f"{folder.as_uri()}/a.csv", [f"{folder.as_uri()}/notes.md"])
 
     def test_glob_and_file_twice(self, folder):
         found = sources.paths_of([f"{folder}/[ab].*", f"{folder}/b.csv"], "--clicks")
-        assert found == [f"{folder}/a.csv", f"{folder}/b.csv"]
-        assert sources.paths_of([f"{folder}/*/c.*"], "--clicks") == [f"{folder}/deep/c.tsv"]
+        assert found == ([f"{folder}/a.csv", f"{folder}/b.csv"], [])
+        assert sources.paths_of([f"{folder}/*/c.*"], "--clicks").files == [f"{folder}/deep/c.tsv"]
 
     @pytest.mark.parametrize(
         ("path", "message"),
@@ -209,6 +240,31 @@ def test_files_that_cannot_be_a_log(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         open_files([tmp_path / name])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_text_in_utf_16_without_a_header_is_named(tmp_path, encoding):
+    path = tmp_path / "clicks.dat"
+    path.write_bytes(("\ufeff" * (encoding == "utf-16-be") + "1,2014-04-07T10:51:09.277Z,2,0\n").encode(encoding))
+    with pytest.raises(InputError, match=r"clicks\.dat: is text in UTF-16"):
+        open_files([path], formats.FORMATS["yoochoose"])
+
+
+def test_help_and_the_line_on_stderr_name_what_is_read():
+    assert " ".join(sources.KNOWN) in config.Prepare.__dataclass_fields__["clicks"].metadata["help"]
+    said = file_names.not_read("--clicks", [f"s3://key:hush@bucket/{i}" for i in range(7)], sources.KNOWN)
+    assert said.startswith(
+        f"--clicks: 7 file(s) are not read, whose names do not end in {' '.join(sources.KNOWN)}: s3://"
+    )
+    assert said.endswith("bucket/4, …")
+    assert "hush" not in said
+
+
+def test_a_published_log_with_another_separator_is_not_sent_to_a_setting_that_it_has_no_use_for(tmp_path):
+    (tmp_path / "a.csv").write_text("session_id,item_id,eventdate,timeframe\n")
+    settings = config.Prepare(clicks=("x",), out="x", format="diginetica")
+    with pytest.raises(InputError, match=r"no column 'session_id'; it has .* \(read with separator ';'\)"):
+        open_files([tmp_path / "a.csv"], formats.chosen(settings))
 
 
 def test_a_header_alone_is_no_rows(tmp_path):
@@ -251,6 +307,41 @@ def test_times_before_1970_and_after_9999_are_rejected(tmp_path, time, ms):
     clicks, rejected = read_all([written(tmp_path, "a.csv", HEADER + b"1,2," + time + b"\n")])
     assert clicks["time"].to_pylist() == ([] if ms is None else [ms])
     assert rejected["reason"].to_pylist() == ["no readable time between 1970 and 9999"] * (ms is None)
+
+
+@pytest.mark.parametrize(
+    ("unit", "time", "hint"),
+    [
+        ("s", "1700000000000", "ms it would be in 2023"),
+        ("s", "1700000000000.5", "ms it would be in 2023"),
+        ("s", "1700000000000000", "us it would be in 2023"),
+        ("s", "1700000000000000000", "ns it would be in 2023"),
+        ("ms", "631152000000000", "us it would be in 1990"),
+        ("ms", "4102444799999000", "us it would be in 2099"),
+        ("ms", "4102444800000000", ""),
+        ("s", "253402300800", ""),
+        ("s", "99999999999999999999999", ""),
+        ("s", "-1700000000000", ""),
+        ("s", "1969-12-31", ""),
+        ("s", "", ""),
+    ],
+)
+def test_a_time_that_would_be_one_in_another_unit_says_so(tmp_path, unit, time, hint):
+    form = formats.chosen(config.Prepare(clicks=("x",), out="x", time_unit=unit))
+    path = written(tmp_path, "a.csv", HEADER + f"1,2,{time}\n1,,{time}\n1,2,never\n".encode())
+    reasons = read_all([path], form)[1]["reason"].to_pylist()
+    plain = "no readable time between 1970 and 9999"
+    assert reasons == [plain + f" (with --time-unit {hint})" * bool(hint), "no readable item id", plain]
+
+
+def test_numbers_of_parquet_in_another_unit_and_a_log_with_a_unit_of_its_own(tmp_path):
+    rows = pa.table({"SessionId": [1, 1], "ItemId": [2, 2], "Time": [5, 1_700_000_000_000]})
+    reasons = read_all([written(tmp_path, "a.parquet", rows)])[1]["reason"].to_pylist()
+    assert reasons == ["no readable time between 1970 and 9999 (with --time-unit ms it would be in 2023)"]
+    form = formats.chosen(config.Prepare(clicks=("x",), out="x", format="movielens"))
+    header = b"user_id:token\titem_id:token\ttimestamp:float\n"
+    path = written(tmp_path, "a.inter", header + b"1\t2\t1700000000000\n")
+    assert read_all([path], form)[1]["reason"].to_pylist() == ["no readable time between 1970 and 9999"]
 
 
 def test_ids_of_64_bits_and_of_any_length_stay_what_they_are(tmp_path):

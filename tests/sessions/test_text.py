@@ -52,6 +52,16 @@ def test_quotes_hold_the_separator_and_other_rows_keep_their_order():
     assert rows(text) == [(b"1", b"a", b"x"), (b"2", b'b,"c"', b"y"), (b"3", b"d", b"z"), (b"4", b"e", b"w")]
 
 
+def test_every_separator_that_may_be_chosen():
+    for separator in map(chr, range(1, 128)):
+        if separator in '"\r\n':
+            continue
+        a, b, c = "123" if separator.isalpha() else "abc"
+        text = f'{a}|{b}|{c}\n{b}|"{a}|"|{c}\n{c}|{a}|\n'.replace("|", separator)
+        expected = [(a, b, c), (b, a + separator, c), (c, a, "")]
+        assert rows(text.encode(), separator=separator) == [tuple(v.encode() for v in row) for row in expected]
+
+
 def test_bytes_that_are_no_text_are_kept_as_they_are():
     assert rows(b'1,\xff\xfe,x\n2,"\xff,",x\n') == [(b"1", b"\xff\xfe", b"x"), (b"2", b"\xff,", b"x")]
 
