@@ -15,7 +15,7 @@ from simple_log import simple_log
 
 from gru4rec import config
 from gru4rec.evaluation import baselines
-from gru4rec.evaluation.baselines import bpr_mf, item_knn, v_sknn
+from gru4rec.evaluation.baselines import bpr_mf, item_knn, markov, sparse, v_sknn
 from gru4rec.evaluation.histories import histories, places
 from gru4rec.sessions import simulate
 from gru4rec.sessions.prepared import Sessions, concatenate
@@ -220,6 +220,15 @@ history_of_seven = st.lists(st.integers(0, 6), min_size=1, max_size=7)
 def order(scores) -> list[list[int]]:
     """Items by level of score, best first: equal where two give the same ranks, ties and all."""
     return [[i for i, score in enumerate(scores) if score == level] for level in sorted(set(scores), reverse=True)]
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_markov_counts_in_parts_what_it_counts_at_once(monkeypatch, most):
+    """Also which of two successors came first, where they came as often."""
+    whole = markov._successors(train_log(), ITEMS)
+    monkeypatch.setattr(markov, "parts", functools.partial(sparse.parts, most=most))
+    for found, wanted in zip(markov._successors(train_log(), ITEMS), whole, strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 @given(train=sessions_of_seven, history=history_of_seven)

@@ -4,25 +4,31 @@ It is a list of successors, in which no two are equal: of those that followed as
 first. What never followed comes after all of them, and there ties remain.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gru4rec.evaluation.baselines.sparse import Rows, dense
+from gru4rec.evaluation.baselines.sparse import Rows, count_keys, dense, parts, row_offsets
 from gru4rec.evaluation.histories import transitions
 from gru4rec.sessions.prepared import Sessions
 
 
 def _successors(train: Sessions, items: int) -> Rows:
     """Of each item its successors: the best has as many points as there are, the next one less, the last 1."""
-    before, after = transitions(train)
-    keys = before.astype(np.int64) * items + after
-    pairs, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    pairs, counts, first = count_keys(_keys(train, items))
     rows = pairs // items
-    offsets = np.searchsorted(pairs, np.arange(items + 1) * items)
+    offsets = row_offsets(pairs, items)
     points = np.empty(len(pairs), np.int64)
     points[np.lexsort((first, -counts, rows))] = offsets[rows + 1] - np.arange(len(pairs))
     return Rows(offsets, (pairs % items).astype(np.int32), points)
+
+
+def _keys(train: Sessions, items: int) -> Iterator[np.ndarray]:
+    """before · items + after of each transition, in their order."""
+    for part in parts(train.lengths):
+        begin, end = train.offsets[part.start], train.offsets[part.stop]
+        before, after = transitions(Sessions(train.offsets[part.start : part.stop + 1] - begin, train.items[begin:end]))
+        yield before.astype(np.int64) * items + after
 
 
 def learn(train: Sessions, items: int) -> Callable[[Sessions], np.ndarray]:

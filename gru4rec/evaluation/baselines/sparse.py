@@ -37,32 +37,54 @@ def distinct(sessions: Sessions, items: int) -> tuple[np.ndarray, np.ndarray]:
     return pairs // items, pairs % items
 
 
-def count_pairs(chunks: Iterable[np.ndarray], items: int) -> Rows:
-    """How often each key before · items + after occurs in all chunks, as rows [items, items] of int64 counts.
+class Counted(NamedTuple):
+    """Different keys, ascending, and of each how often it occurs and where first."""
 
-    Memory goes with the number of different pairs and the size of a chunk, not with the number of keys.
+    keys: np.ndarray  # [keys] int64
+    counts: np.ndarray  # [keys] int64
+    first: np.ndarray  # [keys] int64, place among all keys of all chunks
+
+
+def count_keys(chunks: Iterable[np.ndarray]) -> Counted:
+    """Count the int64 keys of all chunks.
+
+    Memory goes with the number of different keys and the size of a chunk, not with the number of keys.
     """
-    # Runs of different keys, in order and with their counts; the sizes at least double from last to first, so that
-    # each key is merged a logarithmic number of times.
-    runs: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    # Runs of different keys; the sizes at least double from last to first, so that each key is merged a logarithmic
+    # number of times.
+    none, begun = np.zeros(0, np.int64), 0
+    runs = [Counted(none, none, none)]
     for chunk in chunks:
-        runs.append(np.unique(chunk, return_counts=True))
-        while len(runs) > 1 and len(runs[-2][0]) < 2 * len(runs[-1][0]):
+        keys, first, counts = np.unique(chunk, return_index=True, return_counts=True)
+        runs.append(Counted(keys, counts, first + begun))
+        begun += len(chunk)
+        while len(runs) > 1 and len(runs[-2].keys) < 2 * len(runs[-1].keys):
             runs.append(_merged(runs.pop(), runs.pop()))
     while len(runs) > 1:
         runs.append(_merged(runs.pop(), runs.pop()))
-    keys, counts = runs[0]
-    return Rows(np.searchsorted(keys, np.arange(items + 1) * items), (keys % items).astype(np.int32), counts)
+    return runs[0]
 
 
-def _merged(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    keys = np.concatenate([one[0], other[0]])
+def count_pairs(chunks: Iterable[np.ndarray], items: int) -> Rows:
+    """How often each key before · items + after occurs in all chunks, as rows [items, items] of int64 counts."""
+    keys, counts, _ = count_keys(chunks)
+    return Rows(row_offsets(keys, items), (keys % items).astype(np.int32), counts)
+
+
+def row_offsets(keys: np.ndarray, items: int) -> np.ndarray:
+    """Where the row of each item begins and ends in ascending keys before · items + after, [items + 1] int64."""
+    return np.searchsorted(keys, np.arange(items + 1) * items)
+
+
+def _merged(one: Counted, other: Counted) -> Counted:
+    keys = np.concatenate([one.keys, other.keys])
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    if not len(first):
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    if not len(starts):
         return one
-    return keys[first], np.add.reduceat(np.concatenate([one[1], other[1]])[order], first)
+    counts = np.add.reduceat(np.concatenate([one.counts, other.counts])[order], starts)
+    return Counted(keys[starts], counts, np.minimum.reduceat(np.concatenate([one.first, other.first])[order], starts))
 
 
 def dense(table: Rows, which: np.ndarray, columns: int) -> np.ndarray:
