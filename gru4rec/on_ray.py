@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import ray
 
+from gru4rec.errors import InputError
+
 
 @contextlib.contextmanager
 def connected(verbose: bool = False) -> Iterator[None]:
@@ -46,6 +48,15 @@ def may_grow() -> bool:
     A cluster that scales from zero has nothing to begin with, and gets nodes for what waits there.
     """
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def check_one(flag: str, wanted: float, kind: str, of: str, remedy: str) -> None:
+    """Raises InputError where `of` (a task, a trial) needs more of CPU or GPU (`kind`) than Ray has in all: Ray would
+    wait for it forever. Where more may come, nothing is refused.
+    """
+    have = ray.cluster_resources().get(kind, 0)
+    if wanted > have and not may_grow():
+        raise InputError(f"--{flag}: {of} needs {wanted:g} {kind}s, and Ray has {have:g}: {remedy}")
 
 
 def worker_environment(verbose: bool) -> dict[str, str]:

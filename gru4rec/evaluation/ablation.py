@@ -47,6 +47,7 @@ def ablate(settings: Ablate) -> dict[str, Any]:
     cells = {f"{loss} {units}": cell(settings, loss, units) for loss in settings.losses for units in settings.units}
     found: dict[str, tuple[Total, float]] = {}
     with on_ray.connected(settings.verbose):
+        on_ray.check_one("gpus", int(settings.gpus), "GPU", "a training", "leave it out to train on CPUs")
         device = {"num_gpus": 1} if settings.gpus else {}
         train = ray.remote(_trained).options(num_cpus=1, max_retries=settings.max_failures, **device)
         learn = ray.remote(_learnt).options(num_cpus=1)

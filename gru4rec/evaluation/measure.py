@@ -113,6 +113,7 @@ def measure(
     from gru4rec import on_ray
 
     with on_ray.connected(verbose):
+        on_ray.check_one("gpus-per-worker", workers.gpus, "GPU", "a worker", "give less, or 0 to measure on CPUs")
         return _added(contenders, jobs, asked, _on_ray(jobs, asked, workers), say)
 
 

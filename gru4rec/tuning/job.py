@@ -120,23 +120,9 @@ def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str
 
 
 def _check_resources(settings: Tune) -> None:
-    """Raises InputError for a trial that Ray could never start, and would wait for.
-
-    On a cluster that the job was submitted to, more may come (autoscaling), so nothing is refused there.
-    """
-    import ray
-
-    if on_ray.may_grow():
-        return
-    have = ray.cluster_resources()
-    for flag, wanted, kind, remedy in (
-        ("threads", settings.threads, "CPU", "give fewer"),
-        ("gpus-per-trial", settings.gpus_per_trial, "GPU", "give less, or 0 to train on CPUs"),
-    ):
-        if wanted > have.get(kind, 0):
-            raise InputError(
-                f"--{flag} {wanted:g}: a trial needs as many {kind}s, and Ray has {have.get(kind, 0):g}: {remedy}"
-            )
+    """Raises InputError for a trial that Ray could never start."""
+    on_ray.check_one("threads", settings.threads, "CPU", "a trial", "give fewer")
+    on_ray.check_one("gpus-per-trial", settings.gpus_per_trial, "GPU", "a trial", "give less, or 0 to train on CPUs")
 
 
 def _packed(settings: Tune, found: Space, prepared: Prepared, console: Console) -> Tune:

@@ -7,6 +7,7 @@ from prepared_folder import prepared_folder
 from simple_log import simple_log
 
 from gru4rec import cli, config, on_ray
+from gru4rec.errors import InputError
 from gru4rec.evaluation import ablation, baselines
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.tracking import runs
@@ -55,6 +56,8 @@ def test_a_table_of_losses_and_baselines(data, store, ray_local, tmp_path, capsy
     cell = ablation.cell(cli.parse(config.Ablate, arguments), "top1", 7)
     total, _ = ablation._trained("top1 7", cell, data.folder, False)
     assert found["rows"][3]["mrr_at_20"] == total.metric("mrr_at_20")
+    with pytest.raises(InputError, match=r"--gpus: a training needs 1 GPUs, and Ray has 0: leave it out"):
+        ablation.ablate(cli.parse(config.Ablate, [*arguments, "--gpus"]))
     table = (tmp_path / "tables" / "new.md").read_text()
     assert table.splitlines()[2:4] == [
         "| | Recall@20 | MRR@20 | NDCG@20 | coverage@20 | seconds |",
