@@ -10,6 +10,9 @@ from prepared_folder import prepared_folder
 
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
+from gru4rec.errors import GRU4RecError
+from gru4rec.evaluation import compare as compare_job
+from gru4rec.evaluation import measure
 from gru4rec.evaluation.compare import compare
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Sessions
@@ -128,3 +131,44 @@ def test_what_is_refused(store, data, registered, tmp_path):
     assert cli.run(config.Compare, compare, [*arguments, f"models:/shop/{poor}", "models:/shop@champion"]) == 2
     assert cli.run(config.Compare, compare, [*arguments, "models:/shop/99"]) == 2
     assert aliases()["champion"] == poor
+
+
+@pytest.mark.parametrize("meanwhile", ["measured", "recorded"])
+def test_a_champion_that_changed_meanwhile_is_not_overwritten(
+    store, data, registered, tmp_path, monkeypatch, meanwhile
+):
+    poor, rolled_back_to, good = registered(1), registered(1, seed=3), registered(8)
+    assert job(data, tmp_path, poor, promote=True)["promoted"]
+    place, name = {"measured": (measure, "measure"), "recorded": (compare_job, "_record")}[meanwhile]
+    working = getattr(place, name)
+
+    def and_someone_moves_the_alias(*given):
+        registry.set_alias("shop", rolled_back_to, "champion")
+        return working(*given)
+
+    monkeypatch.setattr(place, name, and_someone_moves_the_alias)
+    with pytest.raises(GRU4RecError, match=f"was shop/{poor} when .* is shop/{rolled_back_to} now: .* run again"):
+        job(data, tmp_path, poor, good, promote=True)
+    assert aliases() == {"champion": rolled_back_to}
+    assert "compare.decision" not in mlflow.MlflowClient().get_model_version("shop", good).tags
+
+
+def test_killed_between_the_aliases_the_next_run_sets_both(store, data, registered, tmp_path, monkeypatch):
+    oldest, poor, good = registered(1, seed=3), registered(1), registered(8)
+    registry.set_alias("shop", poor, "champion")
+    registry.set_alias("shop", oldest, "previous")
+    set_alias, calls = registry.set_alias, []
+
+    def killed(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        set_alias(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "set_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job(data, tmp_path, poor, good, promote=True)
+    assert aliases()["champion"] == poor
+    assert job(data, tmp_path, poor, good, promote=True)["promoted"]
+    assert aliases() == {"champion": good, "previous": poor}
