@@ -9,7 +9,7 @@ from rich.table import Table
 
 from gru4rec import outputs, storage
 from gru4rec.config import Compare
-from gru4rec.errors import InputError
+from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.evaluation import contenders, decision, measure, pages, pieces
 from gru4rec.evaluation.contenders import Opened
 from gru4rec.evaluation.decision import Decision, Version
@@ -30,6 +30,7 @@ def compare(settings: Compare) -> dict[str, Any]:
 
     Raises InputError for a model that does not exist, is named twice, or belongs to another registered model, and for a
     report that cannot be written, GRU4RecError for a store that cannot be opened: all before anything is measured.
+    GRU4RecError also where another version has become the champion meanwhile: nothing changes then.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -66,6 +67,8 @@ def compare(settings: Compare) -> dict[str, Any]:
         "promoted": bool(decided and decided.promote and settings.promote),
     }
     console.print(table(result))
+    if settings.promote:
+        _check_champion(settings, found, champion)
     _say(console, settings, decided)
     if settings.report:
         outputs.write_text(settings.report, pages.comparison(result, totals, asked.breakdowns))
@@ -106,6 +109,20 @@ def _champion(settings: Compare, found: list[Opened]) -> str:
     if label and label not in {one.label for one in versions}:
         raise InputError(f"--models: the champion of {name}, version {champion}, must be among them: models:/{label}")
     return label
+
+
+def _check_champion(settings: Compare, found: list[Opened], champion: str) -> None:
+    """Raises GRU4RecError where the champion is no longer the version, by its label, that the others were tested
+    against: another job, or a person who rolled back, has moved the alias meanwhile.
+    """
+    name = next((one.about.name for one in found if one.about.kind == "version"), "")
+    version = registry.alias_of(name, CHAMPION, settings.tracking_uri) if name else ""
+    now = f"{name}/{version}" if version else ""
+    if now != champion:
+        raise GRU4RecError(
+            f"the champion of {name} was {champion or 'none'} when this comparison began and is {now or 'none'} now: "
+            f"nothing was promoted; run again, with {f'models:/{now}' if now else 'the same versions'} among --models"
+        )
 
 
 def _decision(
@@ -207,10 +224,12 @@ def _key(label: str) -> str:
 def _promote(settings: Compare, found: list[Opened], decided: Decision, champion: str, result: dict[str, Any]) -> None:
     by_label = {one.label: one for one in found}
     winner = by_label[decided.winner]
+    _check_champion(settings, found, champion)  # once more: recording takes its time
     _note(winner, "promoted to champion", decided, result)
+    if champion:  # first, so that whoever is killed in between leaves a champion to be replaced and no wrong way back
+        registry.set_alias(winner.about.name, by_label[champion].about.version, PREVIOUS)
     registry.set_alias(winner.about.name, winner.about.version, CHAMPION)
     if champion:
-        registry.set_alias(winner.about.name, by_label[champion].about.version, PREVIOUS)
         _note(by_label[champion], f"replaced as champion by version {winner.about.version}", decided, result)
     if registry.alias_of(winner.about.name, CHALLENGER, settings.tracking_uri) == winner.about.version:
         registry.remove_alias(winner.about.name, CHALLENGER)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from gru4rec import config, storage
 from gru4rec.errors import InputError
-from gru4rec.sessions import inputs
+from gru4rec.sessions import id_bytes, inputs
 from gru4rec.sessions.catalogue import is_integer
 from gru4rec.sessions.formats import Format
 from gru4rec.sessions.inputs import State
@@ -99,6 +99,7 @@ def sources(base: Base) -> list[Source]:
     prepared = base.prepared
     catalogue = storage.join(prepared.data, ITEMS)
     item_type = _plain(base.items.type)
+    of_items = id_bytes.of_text(base.items) / max(len(base.items), 1)
     named = [(int(split == "test" and base.has_test_log), path) for split in SPLITS for path in prepared.files(split)]
     folder = storage.join(prepared.data, LEFT_OUT)
     named += [(int(name.startswith(TEST_LOG)), storage.join(folder, name)) for name in storage.list_files(folder)]
@@ -108,16 +109,21 @@ def sources(base: Base) -> list[Source]:
         try:
             with filesystem.open_input_file(inner) as file:
                 parquet = pq.ParquetFile(file)
-                session_type = _plain(parquet.schema_arrow.field("session_id").type)
+                schema = parquet.schema_arrow
+                session_type = _plain(schema.field("session_id").type)
                 groups = [parquet.metadata.row_group(place) for place in range(parquet.metadata.num_row_groups)]
                 names = parquet.schema.names
                 leaf = names.index("element") if "element" in names else 0  # what each click has one of
                 size = file.size()
+                text = [
+                    name for name in LEFT_OUT_COLUMNS[:2] if name in names and not is_integer(schema.field(name).type)
+                ]
+                length = id_bytes.mean(file, parquet.metadata, text) + (0 if "item_id" in names else of_items)
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise InputError(f"{storage.shown(path)}: cannot be read: {error}") from error
         clicks = tuple(group.column(leaf).num_values for group in groups)
         kinds = session_type, item_type
-        found.append(Source(number, log, path, size, "", 0, (), kinds, clicks, catalogue=catalogue))
+        found.append(Source(number, log, path, size, "", 0, (), kinds, clicks, id_bytes=length, catalogue=catalogue))
     return found
 
 

@@ -312,7 +312,8 @@ class Prepared:
         or holds other sessions than those that were prepared.
         """
         listed = zip(self.files(split), self.summary["splits"][split]["files"], strict=True)
-        remedy = "prepare again, with jobs/prepare.py --out"
+        # --force: of the same files and settings, prepare would not read the data, and find nothing to do.
+        remedy = "prepare again, with jobs/prepare.py --force --out"
         for path, entry in list(listed)[part::of]:
             if "digest" not in entry:
                 raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {remedy}")

@@ -3,6 +3,7 @@
 import csv
 import fnmatch
 import itertools
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pyarrow import fs
 
 from gru4rec import storage
 from gru4rec.errors import InputError
+from gru4rec.sessions import id_bytes
 from gru4rec.sessions.file_names import PACKED, PARQUET, UNPACK, visible
 from gru4rec.sessions.formats import Format
 
@@ -21,7 +23,8 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".dat": ",", ".inter": "\
 KNOWN = (*SEPARATORS, *PARQUET)
 """How the names of files end, in any case, that are read where a folder is given."""
 
-BYTES_PER_ROW = 25  # of a click in text
+BYTES_PER_ROW = 25  # of a click in text, at least
+_BESIDE_IDS = 15  # bytes of a click in text that are not its ids: the time, separators
 READ_BYTES = 64 * 2**20
 """What one task reads, about: small enough to keep a few of them in a worker's memory as text, columns and
 rows.
@@ -43,12 +46,14 @@ class Source:
     row_groups: tuple[int, ...] = ()  # rows of each row group
     header: bool = False  # the first line of the text is no row
     rows: bool = True  # it has more than a header
+    id_bytes: float = 0.0  # of the ids of a row of Parquet, where they are text, about
     catalogue: str = ""  # items.parquet of the prepared folder that it is a file of, see `base`; "": it is a log's
 
     @property
     def weight(self) -> int:
         """Bytes of its rows as text, about: Parquet is packed, and its size says little about its rows."""
-        return self.size if self.separator else BYTES_PER_ROW * sum(self.row_groups)
+        a_row = max(BYTES_PER_ROW, _BESIDE_IDS + math.ceil(self.id_bytes))
+        return self.size if self.separator else a_row * sum(self.row_groups)
 
 
 class Piece(NamedTuple):
@@ -128,7 +133,8 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def open_all(logs: Sequence[Sequence[str]], form: Format, flags: dict[str, str], first: int = 0) -> list[Source]:
-    """Look into every file of every log: its header or schema, not its rows. Numbers them from `first` on.
+    """Look into every file of every log: its header or schema, and how long ids are that Parquet has as text, not all
+    of its rows. Numbers them from `first` on.
 
     `flags` names, for a column, the setting that chose it, for the message. A text file of 0 bytes is one without
     rows, as an hour without a click leaves it; an empty Parquet file would have a schema. Raises InputError for a
@@ -185,7 +191,12 @@ def _open_parquet(
     if form.gap:
         types[0] = pa.string()  # the id of a session is made from the user's, as text
     groups = tuple(parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups))
-    return Source(number, log, path, size, "", len(schema), wanted, (types[0], types[1]), groups, rows=sum(groups) > 0)
+    text = {column for column in (form.session, form.item) if not pa.types.is_integer(schema.field(column).type)}
+    length = id_bytes.mean(file, parquet.metadata, sorted(text))
+    kinds = types[0], types[1]
+    return Source(
+        number, log, path, size, "", len(schema), wanted, kinds, groups, rows=sum(groups) > 0, id_bytes=length
+    )
 
 
 def _open_text(

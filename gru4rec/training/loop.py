@@ -37,7 +37,7 @@ from gru4rec.sessions.prepared import Prepared, Shard, Shuffled, Source
 from gru4rec.tracking import folder as model_folder
 from gru4rec.training import checkpoints, curve, lane_state
 from gru4rec.training.exchange import Exchange
-from gru4rec.training.progress import Done, Epoch, Finished, Listener, Point, WorkerFigures
+from gru4rec.training.progress import Done, Finished, Listener, Point, WorkerFigures, done_from
 from gru4rec.training.trainer import BLOCK_STEPS, Trainer
 from gru4rec.training.warm_start import Overlap, carried_over
 
@@ -214,13 +214,12 @@ class Training:
             ) from error
 
     def _checkpoint(self, point: Point) -> None:
-        """Keep all that is needed to go on from `point`; a failure to write is told, and training goes on."""
+        """Keep all that is needed to go on from `point`; where the storage fails, that is told and training goes on."""
         mine = lane_state.to_bytes(point, self.trainer.hidden) if point.blocks else b""
         lanes = self._exchange.collect(mine)
         self._checkpointed = time.monotonic()
         if not self._first:
             return
-        self._own_attempt()
         trainer, prepared = self.trainer, self._prepared
         model = model_folder.contents(
             trainer.model, self._items, {"data_fingerprint": prepared.fingerprint}, trainer.optimizer_tensors()
@@ -238,20 +237,31 @@ class Training:
             "best_value": self._best_value,
             "limit": trainer.limit,
         }
-        known = checkpoints.committed(self._place)
-        number = int(known[-1].partition("-")[0]) + 1 if known else 1
-        name = f"{number:06d}-epoch-{point.epoch:04d}-step-{point.steps:09d}"
+        before = "the one before"
         try:
+            self._own_attempt()
+            known = checkpoints.committed(self._place)
+            before = known[-1] if known else "the beginning"
+            number = int(known[-1].partition("-")[0]) + 1 if known else 1
+            name = f"{number:06d}-epoch-{point.epoch:04d}-step-{point.steps:09d}"
             checkpoints.save(self._place, name, files, about)
-            checkpoints.prune(self._place, self._plan.keep)
         except (OSError, pa.ArrowException) as error:
             self._listener.say(
                 f"WARNING: no checkpoint could be written to {storage.shown(self._place)}: {masked(str(error))}. "
-                f"Training goes on; if it is interrupted, it goes on from {known[-1] if known else 'the beginning'}. "
-                "Make room."
+                f"Training goes on; if it is interrupted, it goes on from {before}. Make room, or see to the storage."
             )
             return
         self._listener.committed(name)
+        try:
+            self._tidy()
+        except (OSError, pa.ArrowException) as error:
+            self._listener.say(
+                f"WARNING: earlier checkpoints could not be removed: {masked(str(error))}. The next one tries again."
+            )
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints and best models that are needed no longer."""
+        checkpoints.prune(self._place, self._plan.keep)
         for folder in storage.list_folders(storage.join(self._plan.place, BEST)):
             if folder != f"epoch-{self._best_epoch:04d}":
                 storage.remove_folder(storage.join(self._plan.place, BEST, folder))
@@ -277,7 +287,7 @@ class Training:
         found = json.loads(self._exchange.collect(json.dumps(self._newest()).encode())[0])
         if found:
             _, folder, about = found
-            self._done = [_done(done) for done in about["done"]]
+            self._done = [done_from(kept) for kept in about["done"]]
             self._best_epoch, self._best_value = about["best_epoch"], about["best_value"]
         if self._first:
             self._listener.begins(self._done, found[0] if found else "")
@@ -388,9 +398,3 @@ def order(shards: Sequence[Shard], settings: Hyperparameters, epoch: int, rank: 
         Shuffled(shards[place], functools.partial(negatives.stream, settings.seed, _ORDER, epoch, 1 + int(place)))
         for place in places[rank::size]
     ]
-
-
-def _done(kept: dict[str, Any]) -> Done:
-    workers = tuple(WorkerFigures(**of) for of in kept["workers"])
-    marks = tuple(curve.Mark(*mark) for mark in kept.get("curve", ()))
-    return Done(Epoch(**kept["epoch"]), kept["validated"], workers, marks)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gru4rec import on_ray, storage
 from gru4rec.config import Hyperparameters, Train
-from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.errors import GRU4RecError, InputError, masked
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.training import checkpoints, loop
 from gru4rec.training.exchange import Collective, Exchange
@@ -182,9 +183,9 @@ def fit(
 
     All that is needed to go on lies in the folder `run`, which workers on all nodes must reach: called again with it,
     after whatever happened, training goes on from the newest whole checkpoint. The final model is `run`/model.
-    `watch` hears the workers' news every `every_s` seconds on a thread of its own, and once more at the end. Raises
-    InputError where this machine cannot hold the workers or a file of the data is damaged, GRU4RecError where training
-    fails, which names the last good checkpoint.
+    `watch` hears the workers' news every `every_s` seconds on a thread of its own, and once more at the end: what it
+    raises before is a warning, at the end it fails the run. Raises InputError where this machine cannot hold the
+    workers or a file of the data is damaged, GRU4RecError where training fails, which names the last good checkpoint.
     """
     lacking = _lacking(settings)
     attempt = uuid.uuid4().hex
@@ -243,7 +244,13 @@ def fit(
             storage.remove_folder(storage.join(run, RAY))
     if fatal is not None:
         raise _with_checkpoint(fatal, kept)
-    watch(news)
+    try:
+        watch(news)
+    except Exception as error:
+        raise GRU4RecError(
+            f"all epochs are trained, and not all of their figures could be recorded: {_in_short(error)}; see that "
+            "MLflow's store can be reached and go on with this run (--resume): it records what is missing"
+        ) from error
     if result.return_value is None:
         raise GRU4RecError("training ended without a model")
     return result.return_value
@@ -256,12 +263,25 @@ def _seconds(settings: Train) -> int:
 
 @contextlib.contextmanager
 def _listening(board: Any, watch: Callable[[News], None], every_s: float) -> Iterator[None]:
-    """`watch` hears the news every so many seconds inside the block."""
+    """`watch` hears the news every so many seconds inside the block. Where it fails, that is said once, and it hears
+    the next all the same.
+    """
     done = threading.Event()
 
     def listen() -> None:
+        warned = False
         while not done.wait(every_s):
-            watch(ray.get(board.read.remote()))
+            try:
+                watch(ray.get(board.read.remote()))
+            except Exception as error:  # of MLflow's store, most likely: an outage there must not silence the run
+                if not warned:
+                    warned = True
+                    print(
+                        f"WARNING: what the workers tell could not be recorded: {_in_short(error)}. Training goes on; "
+                        "what is missing is recorded once that works again, at the latest at the end",
+                        file=sys.stderr,
+                        flush=True,
+                    )
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -270,6 +290,11 @@ def _listening(board: Any, watch: Callable[[News], None], every_s: float) -> Ite
     finally:
         done.set()
         listener.join()
+
+
+def _in_short(error: Exception) -> str:
+    """The error's first line, without credentials."""
+    return masked(f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
 def _lacking(settings: Train) -> str:

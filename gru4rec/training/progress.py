@@ -64,6 +64,13 @@ class Done:
     curve: tuple[Mark, ...] = ()
 
 
+def done_from(kept: dict[str, Any]) -> Done:
+    """An epoch from what `dataclasses.asdict` and JSON made of it."""
+    workers = tuple(WorkerFigures(**of) for of in kept["workers"])
+    marks = tuple(Mark(*mark) for mark in kept.get("curve", ()))
+    return Done(Epoch(**kept["epoch"]), kept["validated"], workers, marks)
+
+
 @dataclass(frozen=True)
 class Finished:
     """What the training left in the run's folder."""

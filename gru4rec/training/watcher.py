@@ -22,7 +22,8 @@ _RECENT_S = 30.0  # speed and time left are those of so many seconds
 class Watcher:
     """Shows the workers' news: a bar on a terminal, elsewhere a line every `every_s` seconds; and a line an epoch.
 
-    Each epoch is recorded in MLflow, once, whoever has recorded it, and so is each hundredth of an epoch.
+    Each epoch is recorded in MLflow, once, whoever has recorded it, and so is each hundredth of an epoch. Where MLflow
+    fails, its error is raised, and the next call records what is missing.
     """
 
     def __init__(self, console: Console, epochs: int, transitions: int, run_id: str, every_s: float = 60.0) -> None:
@@ -72,15 +73,18 @@ class Watcher:
             left = (self._epochs * self._transitions - done) / speed if speed else 0
             share = done / max(self._epochs * self._transitions, 1)
             self._console.print(f"{described}  {share:.0%} done" + (f"  {_duration(left)} left" if left else ""))
+        for number, epoch in enumerate(news.done, start=1):
+            if number > self._shown:
+                self._shown = number
+                self._show(number, epoch)
+        # Recorded last, and noted as recorded once it is: where MLflow fails, a person has seen all, and the next call
+        # records what is missing.
         in_hand = {news.epoch: news.point.curve}
         self._record_parts(in_hand | {number: epoch.curve for number, epoch in enumerate(news.done)})
         for number, epoch in enumerate(news.done, start=1):
             if number not in self._recorded:
-                self._recorded.add(number)
                 self._record(number, epoch)
-            if number > self._shown:
-                self._shown = number
-                self._show(number, epoch)
+                self._recorded.add(number)
 
     def _speed(self, done: int) -> float:
         """Transitions a second, of late."""

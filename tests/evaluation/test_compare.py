@@ -180,3 +180,44 @@ def test_the_challenger_is_the_best_of_the_others_by_the_metric_that_decides(mon
     decided = Decision(winner="shop/1", promote=False, reasons=["shop/1 is the champion"], tests={})
     compare_job._challenge(settings, found, decided, "shop/1", result)
     assert done == [("shop", best, "challenger"), best]
+
+
+@pytest.mark.parametrize("meanwhile", ["measured", "recorded"])
+def test_a_champion_that_changed_meanwhile_is_not_overwritten(
+    store, data, registered, tmp_path, monkeypatch, meanwhile
+):
+    poor, rolled_back_to, good = registered(1), registered(1, seed=3), registered(8)
+    assert job(data, tmp_path, poor, promote=True)["promoted"]
+    place, name = {"measured": (measure, "measure"), "recorded": (compare_job, "_record")}[meanwhile]
+    working = getattr(place, name)
+
+    def and_someone_moves_the_alias(*given):
+        registry.set_alias("shop", rolled_back_to, "champion")
+        return working(*given)
+
+    monkeypatch.setattr(place, name, and_someone_moves_the_alias)
+    with pytest.raises(GRU4RecError, match=f"was shop/{poor} when .* is shop/{rolled_back_to} now: .* run again"):
+        job(data, tmp_path, poor, good, promote=True)
+    assert aliases() == {"champion": rolled_back_to}
+    assert "compare.decision" not in mlflow.MlflowClient().get_model_version("shop", good).tags
+
+
+def test_killed_between_the_aliases_the_next_run_sets_both(store, data, registered, tmp_path, monkeypatch):
+    oldest, poor, good = registered(1, seed=3), registered(1), registered(8)
+    registry.set_alias("shop", poor, "champion")
+    registry.set_alias("shop", oldest, "previous")
+    set_alias, calls = registry.set_alias, []
+
+    def killed(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        set_alias(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "set_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            job(data, tmp_path, poor, good, promote=True)
+    assert aliases()["champion"] == poor
+    assert job(data, tmp_path, poor, good, promote=True)["promoted"]
+    assert aliases() == {"champion": good, "previous": poor}

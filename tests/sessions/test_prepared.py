@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gru4rec.errors import InputError
 from gru4rec.sessions import write
 from gru4rec.sessions.digest import digest
+from gru4rec.sessions.inputs import already_prepared
 from gru4rec.sessions.prepared import Prepared, Sessions, Shard, Shuffled, concatenate
 
 PLAIN = {"use_dictionary": False, "compression": "none"}  # so that every byte of a page is a value's
@@ -174,12 +175,26 @@ class TestVerify:
         content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 0x10
         path.write_bytes(content)
         found = Prepared(str(folder))
-        with pytest.raises(InputError, match=r"part-1\.parquet: is damaged: .*prepare again"):
+        with pytest.raises(InputError, match=r"part-1\.parquet: is damaged: .*prepare again, .* --force --out"):
             found.verify("train")
         with pytest.raises(InputError, match=r"part-1\.parquet"):
             found.verify("train", 1, 3)
         found.verify("train", 0, 3)
         found.verify("train", 2, 3)
+
+    def test_the_remedy_names_the_flag_without_which_prepare_finds_nothing_to_do(self, folder):
+        summary = json.loads((folder / "prepare.json").read_text())
+        (folder / "prepare.json").write_text(json.dumps(summary | {"made_of": "these files", "items": 40}))
+        items = pa.table({"item_id": range(40), "item_index": range(40), "support": [1] * 40})
+        pq.write_table(items, folder / "items.parquet")
+        path = folder / "train" / "part-1.parquet"
+        chunk = pq.ParquetFile(path).metadata.row_group(0).column(2)
+        content = bytearray(path.read_bytes())
+        content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 0x10
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="--force"):
+            Prepared(str(folder)).verify("train")
+        assert already_prepared(str(folder), "these files")
 
     def test_sessions_of_another_run_are_found(self, folder):
         pq.write_table(table(pa.array(range(199)), CLICKS[:199]), folder / "train" / "part-2.parquet")

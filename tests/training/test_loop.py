@@ -9,6 +9,7 @@ from prepared_folder import prepared_folder
 from simple_log import simple_log
 from workers import tensors_hash
 
+from gru4rec import storage
 from gru4rec.config import Hyperparameters, Train
 from gru4rec.errors import GRU4RecError
 from gru4rec.evaluation import ranking
@@ -206,6 +207,58 @@ def test_a_full_disk_is_told_and_training_goes_on(data, tmp_path, undisturbed, m
     assert len(warnings) == 2
     assert "No space left" in warnings[0]
     assert comparable(finished) == comparable(undisturbed("gru")[0])
+
+
+def of_checkpoints(path: str) -> bool:
+    return path.endswith(f"/{loop.CHECKPOINTS}")
+
+
+# What a checkpoint asks of the storage: the call, and which of its paths are a checkpoint's.
+ASKED = {
+    "whose run it is": ("exists", lambda path: path.endswith(f"/{loop.ATTEMPT}")),
+    "what there is": ("list_folders", of_checkpoints),
+    "what may go": ("sizes", of_checkpoints),
+    "the best models": ("list_folders", lambda path: path.endswith(f"/{loop.BEST}")),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_storage_that_does_not_answer_at_a_checkpoint_is_told_and_training_goes_on(
+    data, tmp_path, undisturbed, monkeypatch, asked
+):
+    (tmp_path / loop.ATTEMPT).write_text("first")
+    call, is_it = ASKED[asked]
+    working, failed, begun = getattr(storage, call), [], []
+
+    def broken(path, *more):
+        if begun and is_it(path) and len(failed) < 3:
+            failed.append(path)
+            raise OSError("s3://me:secret@bucket: SlowDown")
+        return working(path, *more)
+
+    monkeypatch.setattr(storage, call, broken)
+    monkeypatch.setattr(Heard, "begins", lambda *_: begun.append(True))
+    settings = SETTINGS["early stopping"]
+    finished, heard = train(data, tmp_path, settings, attempt="first")
+    written = asked in ("what may go", "the best models")
+    what = "earlier checkpoints could not be removed" if written else "no checkpoint could be written"
+    assert len(failed) == len(heard.said) == 3
+    assert all(said.startswith(f"WARNING: {what}") for said in heard.said)
+    assert "s3://***@bucket: SlowDown" in heard.said[0]
+    assert "it goes on from the one before. Make room" in heard.said[0] or written
+    assert comparable(finished) == comparable(undisturbed("early stopping")[0])
+    assert model_hash(tmp_path) == undisturbed("early stopping")[1]
+    kept = checkpoints.committed(str(tmp_path / loop.CHECKPOINTS))
+    assert kept[-1] == heard.checkpoints[-1]
+    assert len(kept) <= 4
+    assert storage.list_folders(str(tmp_path / loop.BEST)) == [f"epoch-{finished.best_epoch:04d}"]
+
+
+def test_another_attempt_that_begins_meanwhile_stops_this_one(data, tmp_path, monkeypatch):
+    (tmp_path / loop.ATTEMPT).write_text("first")
+    monkeypatch.setattr(Heard, "committed", lambda *_: (tmp_path / loop.ATTEMPT).write_text("second"))
+    with pytest.raises(loop.TakenOver):
+        train(data, tmp_path, attempt="first")
 
 
 def test_only_so_many_checkpoints_are_kept(data, tmp_path):

@@ -1,12 +1,14 @@
 """When the workers are started again, and when it is given up."""
 
+import threading
+
 import pytest
 import ray
 
 from gru4rec import cli, config
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.training import on_ray
-from gru4rec.training.on_ray import NoticeBoard
+from gru4rec.training.on_ray import News, NoticeBoard
 
 
 @pytest.fixture
@@ -46,6 +48,36 @@ def test_an_error_that_would_come_again_ends_it(board):
     board.failed(InputError("another"), fatal=True)
     assert not board.starts()
     assert str(board.fatal()) == "file"
+
+
+class Remote:
+    """A method of an actor that answers at once."""
+
+    def __init__(self, answer):
+        self.remote = answer
+
+
+class Board:
+    def __init__(self):
+        self.read = Remote(lambda: News("training"))
+
+
+def test_a_listener_that_fails_is_told_of_once_and_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    heard, enough = [], threading.Event()
+
+    def watch(news):
+        heard.append(news)
+        if len(heard) == 5:
+            enough.set()
+        if len(heard) < 4:
+            raise OSError("postgresql://me:secret@db/mlflow: database is locked\n[SQL: INSERT]")
+
+    with on_ray._listening(Board(), watch, 0.001):
+        assert enough.wait(60)
+    said = capsys.readouterr().err
+    assert said.count("\n") == said.count("WARNING") == 1
+    assert "OSError: postgresql://***@db/mlflow: database is locked. Training goes on" in said
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,29 @@ def test_each_hundredth_of_an_epoch_is_recorded_once_over_all_attempts(run_id):
     assert sorted(speed) == [(20, 200), (60, 400), (100, 200), (120, 200), (140, 400), (160, 200), (200, 200)]
 
 
+def test_what_mlflow_could_not_take_is_shown_and_recorded_later(run_id, monkeypatch):
+    marks = (Mark(20, 1000.0, 200, 1.0),)
+    told = News("training", 2, Point(2, curve=marks), 2, (done(5.0), done(4.0)))
+    shown = io.StringIO()
+    with Watcher(Console(file=shown, width=400), 3, 1000, run_id) as watcher:
+        for failing in ("log_points", "log_epoch"):
+            with monkeypatch.context() as patch:
+
+                def locked(*_, **__):
+                    raise OSError("database is locked")
+
+                patch.setattr(runs, failing, locked)
+                with pytest.raises(OSError, match="locked"):
+                    watcher(told)
+        assert shown.getvalue().count("epoch 1/3") == shown.getvalue().count("epoch 2/3") == 1
+        for _ in range(2):
+            watcher(told)
+    client = mlflow.MlflowClient()
+    assert [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")] == [(1, 5.0), (2, 4.0)]
+    assert [point.step for point in client.get_metric_history(run_id, "curves/loss")] == [220]
+    assert shown.getvalue().count("epoch 2/3") == 1
+
+
 def test_between_epochs_a_log_has_a_line_now_and_then(run_id):
     told = [
         News("training", 0, Point(0, events=events, steps=events // 10, loss=2.0 * events)) for events in (10, 20, 500)
