@@ -17,6 +17,7 @@ from gru4rec import config, storage
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions import base as bases
 from gru4rec.sessions import checks, data_report, formats, ingest, inputs, passes, report, sources, staging, write
+from gru4rec.sessions import summary as summaries
 from gru4rec.sessions.prepared import LEFT_OUT, REJECTED, SPLITS, SUMMARY
 
 Entry = dict[str, Any]
@@ -155,7 +156,8 @@ def _run(
         "split": report.split(rules, totals["later"]),
         "splits": splits,
         "items": firsts.num_rows,
-        "fingerprint": write.fingerprint(firsts, splits),
+        "fingerprint": summaries.fingerprint(firsts["item"], splits),
+        "support_digest": summaries.support_digest(firsts["support"]),
         "settings": {name: _shown(value) for name, value in dataclasses.asdict(settings).items()},
     }
 

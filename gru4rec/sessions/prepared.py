@@ -23,7 +23,6 @@ prepared once more. In a local folder everything changes its place at once, and 
 
 import datetime
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -34,20 +33,22 @@ import pyarrow.parquet as pq
 
 from gru4rec import storage
 from gru4rec.errors import InputError
+from gru4rec.sessions import summary as summaries
 from gru4rec.sessions.digest import digest
 
-SUMMARY = "prepare.json"
+SUMMARY = summaries.NAME
 ITEMS = "items.parquet"
 REPORT = "report.html"
 REJECTED = "rejected"
 LEFT_OUT = "left_out"
 FILES = "files.parquet"
-SPLITS = ("train", "valid", "test")
+SPLITS = summaries.SPLITS
 
 BATCH = 65_536
 """Sessions that are read at a time where a file streams through bounded memory."""
 
 _BUFFER = 2**20  # bytes read at a time; without, all of a column of a row group
+_REMEDY = "prepare again, with jobs/prepare.py --force"
 _UNREADABLE = (OSError, pa.ArrowException, KeyError)  # KeyError: a column is not there
 
 
@@ -188,20 +189,21 @@ class Prepared:
     """A prepared folder, opened for reading."""
 
     def __init__(self, folder: str) -> None:
-        """Raises InputError where `folder` was not prepared, or not completely."""
+        """Raises InputError where `folder` was not prepared, or not completely, or prepare.json is not whole."""
         self.folder = storage.absolute(folder)
         if not storage.exists(self.folder):
             raise InputError(f"{folder}: no such folder; make it with jobs/prepare.py --out {folder}")
         path = storage.join(self.folder, SUMMARY)
         try:
             content, stamp = storage.read_stamped(path)
-            self.summary: dict[str, Any] = json.loads(content)
+            self.summary: dict[str, Any] = summaries.parsed(content)
         except FileNotFoundError as error:
             raise InputError(
                 f"{folder}: not a prepared folder (it has no {SUMMARY}); make one with jobs/prepare.py --out"
             ) from error
         except ValueError as error:
-            raise InputError(f"{storage.join(folder, SUMMARY)}: not valid JSON: {error}") from error
+            shown = storage.shown(storage.join(folder, SUMMARY))
+            raise InputError(f"{shown}: {error}; prepare again, with jobs/prepare.py --out") from error
         self._version = Version(path, stamp)
 
     @property
@@ -213,6 +215,15 @@ class Prepared:
     def fingerprint(self) -> str:
         """Digest of the data in this folder: equal where items and sessions are equal."""
         return self.summary["fingerprint"]
+
+    def check_is(self, fingerprint: str, whose: str) -> None:
+        """Raises InputError unless these are the data of that fingerprint, with which `whose` ("run X") was begun."""
+        if self.fingerprint != fingerprint:
+            raise InputError(
+                f"{storage.shown(self.folder)}: is not the data that {whose} was begun with: it was prepared anew "
+                f"(fingerprint {self.fingerprint[:12]}… in {SUMMARY}, {fingerprint[:12]}… then): prepare the same data "
+                "again, or begin another, with a name of its own, on these"
+            )
 
     @functools.cached_property
     def items(self) -> pa.Table:
@@ -312,21 +323,31 @@ class Prepared:
         or holds other sessions than those that were prepared.
         """
         listed = zip(self.files(split), self.summary["splits"][split]["files"], strict=True)
-        remedy = "prepare again, with jobs/prepare.py --out"
         for path, entry in list(listed)[part::of]:
             if "digest" not in entry:
-                raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {remedy}")
+                raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {_REMEDY}")
             try:
                 whole = entry["digest"] == _digest(path) and _starts_fit(path)
                 self._version.check()
             except _UNREADABLE as error:
                 self._version.check()
-                raise InputError(f"{storage.shown(path)}: is damaged: {error}: {remedy}") from error
+                raise InputError(f"{storage.shown(path)}: is damaged: {error}: {_REMEDY}") from error
             if not whole:
                 raise InputError(
                     f"{storage.shown(path)}: is damaged: its sessions are not those that were prepared "
-                    f"(digest {entry['digest'][:12]}… in {SUMMARY}): {remedy}"
+                    f"(digest {entry['digest'][:12]}… in {SUMMARY}): {_REMEDY}"
                 )
+
+    def verify_items(self) -> None:
+        """Check items.parquet against prepare.json: item ids in order of their index, and their support.
+
+        Raises InputError where it cannot be read or holds other items than those that were prepared.
+        """
+        if not summaries.fits(self.items, self.summary):
+            raise InputError(
+                f"{storage.shown(storage.join(self.data, ITEMS))}: is damaged: its items are not those that were "
+                f"prepared (fingerprint {self.fingerprint[:12]}… in {SUMMARY}): {_REMEDY}"
+            )
 
     def read(self, split: str) -> Sessions:
         """All sessions of a split, in time order, in memory."""

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared_folder import bare_summary
 
 from gru4rec import cli, config
 from gru4rec.evaluation.job import evaluate
@@ -161,9 +162,9 @@ def check_warm_start(result: dict, capsys) -> None:
 
 def prepared_folder(folder, transitions: int) -> None:
     """A prepared folder whose one training file is missing."""
-    split = {"sessions": 1, "clicks": transitions + 1, "transitions": transitions, "files": [{"name": "part.parquet"}]}
     (folder / "train").mkdir(parents=True)
-    summary = {"fingerprint": "f", "splits": {"train": split, "test": {"files": []}}}
+    summary = bare_summary("f", train=[{"name": "part.parquet"}])
+    summary["splits"]["train"] |= {"sessions": 1, "clicks": transitions + 1, "transitions": transitions}
     (folder / "prepare.json").write_text(json.dumps(summary))
 
 
