@@ -1,6 +1,6 @@
 """The prepared folder: what prepare writes and everything else reads.
 
-    DIR/prepare.json        counts of every step, settings, fingerprint
+    DIR/prepare.json        counts of every step, settings, fingerprint, digests
     DIR/items.parquet       item_id (the log's own type), item_index int32, support int64; index 0…n−1
     DIR/train|valid|test/   sessions in Parquet, rows in order of `start` over all files in name order
     DIR/left_out/           clicks that cleaning took away, doubles apart: session_id, item_id, time (ms); for --base
@@ -18,7 +18,8 @@ the rows themselves matters, and where some do, the names of their files and the
 On an object store, which cannot rename a folder, DIR/prepare.json names the folder inside DIR that holds everything
 else ("data": "data-1a2b3c4d"), and preparing again writes another one and replaces prepare.json last. So whoever has
 opened a prepared folder there goes on reading what it opened: the data that were replaced are deleted when DIR is
-prepared once more. In a local folder everything changes its place at once, and who reads on is told.
+prepared once more. In a local folder everything changes its place at once, and who reads on is told. Who opens the
+folder again, in the middle of some work, may find other data there: `check_is` tells.
 """
 
 import datetime

@@ -173,11 +173,16 @@ def test_bad_data_is_named_in_one_line_before_ray_starts(here, capsys):
     prepared_folder(here / "torn", transitions=2)
     prepared_folder(here / "damaged", transitions=2)
     (here / "damaged" / "train" / "part.parquet").write_bytes(b"PAR1 no longer")
+    for name, content in (("halved", '{"fingerprint": "x"}'), ("listed", "[]")):
+        (here / name).mkdir()
+        (here / name / "prepare.json").write_text(content)
     for arguments, named in (
         ("--data torn", "torn/train/part.parquet: is missing"),
         ("--data damaged", "damaged/train/part.parquet: not a readable Parquet file"),
         ("--data nowhere", "nowhere"),
         ("--data empty", "not a prepared folder"),
+        ("--data halved", "halved/prepare.json: does not describe prepared data: it has no train split"),
+        ("--data listed", "listed/prepare.json: does not describe prepared data; prepare again"),
         ("--data empty --learning-rate -0.1", "--learning-rate"),
     ):
         code, _, shown = run(capsys, config.Train, train, arguments)

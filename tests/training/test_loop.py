@@ -237,7 +237,7 @@ def test_checkpoints_of_other_data_are_passed_over_and_that_is_said(data, tmp_pa
     _, heard = train(other, tmp_path / "run")
     assert heard.begun == [(0, "")]
     (said,) = heard.said
-    assert f"of other data (fingerprint {data.fingerprint[:12]}…, now {other.fingerprint[:12]}…): passed over" in said
+    assert f"of other data (fingerprint {data.fingerprint[:12]}…) are passed over" in said
 
 
 class Differs(Alone):
