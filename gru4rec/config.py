@@ -446,7 +446,7 @@ class Train(Hyperparameters, Simulation, Tracking, Common):
         "gru4rec",
         "Name of the registered model (letters, digits, '_', '-', '.' and blanks); empty: do not register.",
     )
-    model_out: str = setting("", "Also write the model folder here.")
+    model_out: str = setting("", "Also write the model folder here; a finished run copies its model here.")
     cutoffs: tuple[int, ...] = setting((5, 10, 20), "Cut-offs of the metrics; 20 is always among them.", min_length=1)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gru4rec.sessions import write
+from gru4rec.sessions import summary, write
 from gru4rec.sessions.prepared import SPLITS, Prepared, Sessions
 
 
@@ -27,11 +27,21 @@ def prepared_folder(folder: Path, splits: dict[str, Sessions], items: int, shard
         for total in ("sessions", "clicks", "transitions"):
             entries[name][total] = sum(entry[total] for entry in entries[name]["files"])
     support = np.bincount(splits["train"].items, minlength=items)
-    write.write_items(pa.table({"item": np.arange(items) + 1000, "support": support}), str(folder))
-    digests = [entry["digest"] for split in entries.values() for entry in split["files"]]
-    summary = {"fingerprint": "".join(digest[:8] for digest in digests), "splits": entries}
-    (folder / "prepare.json").write_text(json.dumps(summary))
+    catalogue = pa.table({"item": np.arange(items) + 1000, "support": support})
+    write.write_items(catalogue, str(folder))
+    made = {
+        "fingerprint": summary.fingerprint(catalogue["item"], entries),
+        "support_digest": summary.support_digest(catalogue["support"]),
+        "splits": entries,
+    }
+    (folder / "prepare.json").write_text(json.dumps(made))
     return Prepared(str(folder))
+
+
+def bare_summary(fingerprint: str = "", **files: list[dict]) -> dict:
+    """What prepare.json says of splits of these files, as far as readers ask; counts are 0."""
+    counts = dict.fromkeys(("sessions", "clicks", "transitions"), 0)
+    return {"fingerprint": fingerprint, "splits": {name: {**counts, "files": files.get(name, [])} for name in SPLITS}}
 
 
 def complete(

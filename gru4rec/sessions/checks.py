@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from gru4rec import storage
 from gru4rec.errors import GRU4RecError
 from gru4rec.sessions import clean, layout, report, write
+from gru4rec.sessions import summary as summaries
 from gru4rec.sessions.catalogue import is_integer, is_text
 from gru4rec.sessions.digest import digest
 from gru4rec.sessions.prepared import ITEMS, LEFT_OUT, REJECTED, SPLITS
@@ -109,7 +110,7 @@ def _items(folder: str, summary: Entry) -> pa.Table:
     _must(len(items) == summary["items"], f"counts: {ITEMS}: {len(items)} items, prepare.json says {summary['items']}")
     _rows(ITEMS, items["item_index"].to_numpy() != np.arange(len(items)), "items are not numbered 0…n−1")
     _must(len(pc.unique(items["item_id"])) == len(items), f"item ids: {ITEMS}: an item is there twice")
-    found = write.fingerprint(pa.table({"item": items["item_id"]}), summary["splits"])
+    found = summaries.fingerprint(items["item_id"], summary["splits"])
     _must(found == summary["fingerprint"], f"fingerprint: {ITEMS}: is not that of prepare.json")
     return items
 

@@ -29,6 +29,7 @@ from gru4rec.sessions import (
     staging,
     write,
 )
+from gru4rec.sessions import summary as summaries
 from gru4rec.sessions.prepared import LEFT_OUT, REJECTED, SPLITS, SUMMARY
 
 Entry = dict[str, Any]
@@ -173,7 +174,8 @@ def _run(
         "split": report.split(rules, totals["later"]),
         "splits": splits,
         "items": firsts.num_rows,
-        "fingerprint": write.fingerprint(firsts, splits),
+        "fingerprint": summaries.fingerprint(firsts["item"], splits),
+        "support_digest": summaries.support_digest(firsts["support"]),
         "settings": {name: _shown(value) for name, value in dataclasses.asdict(settings).items()},
     }
 

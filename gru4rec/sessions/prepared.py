@@ -1,6 +1,6 @@
 """The prepared folder: what prepare writes and everything else reads.
 
-    DIR/prepare.json        counts of every step, settings, fingerprint
+    DIR/prepare.json        counts of every step, settings, fingerprint, digests
     DIR/items.parquet       item_id (the log's own type), item_index int32, support int64; index 0…n−1
     DIR/train|valid|test/   sessions in Parquet, rows in order of `start` over all files in name order
     DIR/left_out/           clicks that cleaning took away, doubles apart: session_id, item_id, time (ms); for --base
@@ -18,12 +18,12 @@ the rows themselves matters, and where some do, the names of their files and the
 On an object store, which cannot rename a folder, DIR/prepare.json names the folder inside DIR that holds everything
 else ("data": "data-1a2b3c4d"), and preparing again writes another one and replaces prepare.json last. So whoever has
 opened a prepared folder there goes on reading what it opened: the data that were replaced are deleted when DIR is
-prepared once more. In a local folder everything changes its place at once, and who reads on is told.
+prepared once more. In a local folder everything changes its place at once, and who reads on is told. Who opens the
+folder again, in the middle of some work, may find other data there: `check_is` tells.
 """
 
 import datetime
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -34,20 +34,22 @@ import pyarrow.parquet as pq
 
 from gru4rec import storage
 from gru4rec.errors import InputError
+from gru4rec.sessions import summary as summaries
 from gru4rec.sessions.digest import digest
 
-SUMMARY = "prepare.json"
+SUMMARY = summaries.NAME
 ITEMS = "items.parquet"
 REPORT = "report.html"
 REJECTED = "rejected"
 LEFT_OUT = "left_out"
 FILES = "files.parquet"
-SPLITS = ("train", "valid", "test")
+SPLITS = summaries.SPLITS
 
 BATCH = 65_536
 """Sessions that are read at a time where a file streams through bounded memory."""
 
 _BUFFER = 2**20  # bytes read at a time; without, all of a column of a row group
+_REMEDY = "prepare again, with jobs/prepare.py --force"
 _UNREADABLE = (OSError, pa.ArrowException, KeyError)  # KeyError: a column is not there
 
 
@@ -188,20 +190,21 @@ class Prepared:
     """A prepared folder, opened for reading."""
 
     def __init__(self, folder: str) -> None:
-        """Raises InputError where `folder` was not prepared, or not completely."""
+        """Raises InputError where `folder` was not prepared, or not completely, or prepare.json is not whole."""
         self.folder = storage.absolute(folder)
         if not storage.exists(self.folder):
             raise InputError(f"{folder}: no such folder; make it with jobs/prepare.py --out {folder}")
         path = storage.join(self.folder, SUMMARY)
         try:
             content, stamp = storage.read_stamped(path)
-            self.summary: dict[str, Any] = json.loads(content)
+            self.summary: dict[str, Any] = summaries.parsed(content)
         except FileNotFoundError as error:
             raise InputError(
                 f"{folder}: not a prepared folder (it has no {SUMMARY}); make one with jobs/prepare.py --out"
             ) from error
         except ValueError as error:
-            raise InputError(f"{storage.join(folder, SUMMARY)}: not valid JSON: {error}") from error
+            shown = storage.shown(storage.join(folder, SUMMARY))
+            raise InputError(f"{shown}: {error}; prepare again, with jobs/prepare.py --out") from error
         self._version = Version(path, stamp)
 
     @property
@@ -213,6 +216,15 @@ class Prepared:
     def fingerprint(self) -> str:
         """Digest of the data in this folder: equal where items and sessions are equal."""
         return self.summary["fingerprint"]
+
+    def check_is(self, fingerprint: str, whose: str) -> None:
+        """Raises InputError unless these are the data of that fingerprint, with which `whose` ("run X") was begun."""
+        if self.fingerprint != fingerprint:
+            raise InputError(
+                f"{storage.shown(self.folder)}: is not the data that {whose} was begun with: it was prepared anew "
+                f"(fingerprint {self.fingerprint[:12]}… in {SUMMARY}, {fingerprint[:12]}… then): prepare the same data "
+                "again, or begin another, with a name of its own, on these"
+            )
 
     @functools.cached_property
     def items(self) -> pa.Table:
@@ -312,22 +324,31 @@ class Prepared:
         or holds other sessions than those that were prepared.
         """
         listed = zip(self.files(split), self.summary["splits"][split]["files"], strict=True)
-        # --force: of the same files and settings, prepare would not read the data, and find nothing to do.
-        remedy = "prepare again, with jobs/prepare.py --force --out"
         for path, entry in list(listed)[part::of]:
             if "digest" not in entry:
-                raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {remedy}")
+                raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {_REMEDY}")
             try:
                 whole = entry["digest"] == _digest(path) and _starts_fit(path)
                 self._version.check()
             except _UNREADABLE as error:
                 self._version.check()
-                raise InputError(f"{storage.shown(path)}: is damaged: {error}: {remedy}") from error
+                raise InputError(f"{storage.shown(path)}: is damaged: {error}: {_REMEDY}") from error
             if not whole:
                 raise InputError(
                     f"{storage.shown(path)}: is damaged: its sessions are not those that were prepared "
-                    f"(digest {entry['digest'][:12]}… in {SUMMARY}): {remedy}"
+                    f"(digest {entry['digest'][:12]}… in {SUMMARY}): {_REMEDY}"
                 )
+
+    def verify_items(self) -> None:
+        """Check items.parquet against prepare.json: item ids in order of their index, and their support.
+
+        Raises InputError where it cannot be read or holds other items than those that were prepared.
+        """
+        if not summaries.fits(self.items, self.summary):
+            raise InputError(
+                f"{storage.shown(storage.join(self.data, ITEMS))}: is damaged: its items are not those that were "
+                f"prepared (fingerprint {self.fingerprint[:12]}… in {SUMMARY}): {_REMEDY}"
+            )
 
     def read(self, split: str) -> Sessions:
         """All sessions of a split, in time order, in memory."""

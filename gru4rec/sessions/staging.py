@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 from pyarrow import fs
 
 from gru4rec import storage
+from gru4rec.errors import InputError
 from gru4rec.sessions.prepared import SUMMARY
+from gru4rec.sessions.summary import parsed
 
 ABANDONED = 24 * 3600
 """Seconds without a write after which a folder whose job cannot be asked counts as left behind."""
@@ -184,9 +186,13 @@ def _in_store(out: str) -> Iterator[Staging]:
 def _versions(out: str) -> tuple[str, str]:
     """The folder that prepare.json names, and the one before it; "" for none."""
     try:
-        summary = storage.read_json(storage.join(out, SUMMARY))
+        summary = parsed(storage.read_bytes(storage.join(out, SUMMARY)))
     except FileNotFoundError:
         return "", ""
+    except ValueError as error:
+        raise InputError(
+            f"{storage.shown(storage.join(out, SUMMARY))}: {error}; mend it or take it away, or give another --out"
+        ) from error
     return summary.get("data", ""), summary.get("data_before", "")
 
 

@@ -1,6 +1,5 @@
 """Clean sessions → the Parquet files of the prepared folder, each written by one task, and their digests."""
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -198,19 +197,3 @@ def _write_file(split: int, number: int, shards: int, min_length: int, staging: 
     if sessions.num_rows:
         return row | write_file(sessions, staging, split, number, shards)
     return row | {"name": "", "digest": ""} | dict.fromkeys(("sessions", "clicks", "transitions", "row_groups"), 0)
-
-
-def fingerprint(firsts: pa.Table, splits: Entry) -> str:
-    """Digest of items and sessions in their order; the same for any number of partitions."""
-    found = hashlib.sha256()
-    items = firsts["item"].combine_chunks()
-    found.update(str(items.type).encode())
-    if pa.types.is_integer(items.type):
-        found.update(items.to_numpy().astype("<i8").tobytes())
-    else:
-        found.update("\0".join(items.to_pylist()).encode())
-    for name in SPLITS:
-        found.update(name.encode())
-        for file in splits[name]["files"]:
-            found.update(file["digest"].encode())
-    return found.hexdigest()

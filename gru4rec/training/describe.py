@@ -7,6 +7,7 @@ import torch
 
 from gru4rec import storage
 from gru4rec.config import Train
+from gru4rec.errors import InputError
 from gru4rec.evaluation import baselines, model_ranks, per_session, significance
 from gru4rec.evaluation.metrics import RankingMetrics
 from gru4rec.sessions.prepared import SPLITS, Prepared, Sessions
@@ -22,8 +23,16 @@ def describe(settings: Train, prepared: Prepared, trained: Finished, folder: str
     """What is known of the model in `folder`, which was trained with `settings` on `prepared`.
 
     Ranks the test split once more, unless that is too large (`SCORES`): then there are no intervals for the model.
+    Raises InputError where the model was trained on other data than `prepared`.
     """
-    loaded, test, items = model_folder.load(folder), prepared.read("test"), len(prepared.items)
+    loaded = model_folder.load(folder)
+    if loaded.config.get("data_fingerprint") != prepared.fingerprint:
+        raise InputError(
+            f"{storage.shown(folder)}: was trained on other data than {storage.shown(prepared.folder)} "
+            f"(fingerprint {str(loaded.config.get('data_fingerprint'))[:12]}…, there {prepared.fingerprint[:12]}…): "
+            "begin a run of another name on these"
+        )
+    test, items = prepared.read("test"), len(prepared.items)
     ranks: dict[str, np.ndarray] = {}
     if test.transitions * items <= SCORES:
         ranked = model_ranks.rank(loaded.model, prepared.support, test, np.arange(items))

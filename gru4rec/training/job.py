@@ -31,13 +31,12 @@ def train(settings: Train) -> dict[str, Any]:
     # What is wrong with the settings, the data, the models' places or the MLflow store is said before Ray starts.
     begun = run_folder.find(settings)
     finished = begun.result() if begun else None
-    if begun and finished is not None:
-        console.print(f"run {begun.name} is finished: nothing to do")
-        return finished
     data = begun.data if begun else settings.data
+    if begun and (finished is None or storage.exists(data)):  # what is finished stays so when its data are gone
+        Prepared(data).check_is(begun.data_fingerprint, f"run {begun.name}")
+    if begun and finished is not None:
+        return _finished(begun, finished, settings, console)
     given = _opened(data, settings) if data else None
-    if begun and given and given.fingerprint != begun.data_fingerprint:
-        raise InputError(f"{storage.shown(data)}: is not the data that run {begun.name} was begun with")
     if settings.model_out:
         outputs.check_folder("--model-out", settings.model_out)
         model_folder.check_free(settings.model_out)
@@ -61,15 +60,13 @@ def train(settings: Train) -> dict[str, Any]:
             told = ray_metrics.of_training(run.name, transitions)
             with Watcher(console, settings.epochs, transitions, run.run_id) as watcher:
                 watch = partial(_each, (watcher, told))
-                trained = fit(settings, prepared.folder, run.folder, watch, run.start if settings.warm_start else "")
+                trained = fit(settings, prepared, run.folder, watch, run.start if settings.warm_start else "")
             model = storage.join(run.folder, MODEL)
             console.print("ranking the test split once more, for intervals and baselines")
             facts = describe(settings, prepared, trained, model)
             version = record(facts, trained, model, run.run_id)
             if settings.model_out:
-                kept, optimizer = model_folder.load(model), model_folder.load_optimizer(model)
-                out = storage.absolute(settings.model_out)
-                model_folder.save(kept.model, kept.items, out, kept.config, optimizer, model_card.text(facts))
+                _copy(model, settings.model_out)
             status = "FINISHED"
         finally:
             runs.finish(run.run_id, status)
@@ -93,8 +90,29 @@ def train(settings: Train) -> dict[str, Any]:
         "model": storage.shown(settings.model_out or model),
         "data": storage.shown(prepared.folder),
     }
-    run.finish(result)
+    run.finish(result, settings)
     return result
+
+
+def _finished(run: Run, result: dict[str, Any], settings: Train, console: Console) -> dict[str, Any]:
+    """The result of a finished run; its model goes to a `model_out` that it was not written to.
+
+    Raises InputError where the run's model was registered under another name, or is no longer there.
+    """
+    if not run.gets_another_folder(settings):
+        console.print(f"run {run.name} is finished: nothing to do")
+        return result
+    _copy(storage.join(run.folder, MODEL), settings.model_out)
+    out = storage.shown(settings.model_out)
+    console.print(f"run {run.name} is finished: its model is copied to {out}, nothing else to do")
+    return {**result, "model": out}
+
+
+def _copy(model: str, out: str) -> None:
+    """Write the model folder, with the optimizer's state and the card, to the folder `out` too."""
+    kept, optimizer = model_folder.load(model), model_folder.load_optimizer(model)
+    target, card = storage.absolute(out), model_folder.read_card(model)
+    model_folder.save(kept.model, kept.items, target, kept.config, optimizer, card)
 
 
 def _each(listeners: Sequence[Callable[[News], None]], news: News) -> None:

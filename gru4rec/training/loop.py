@@ -320,9 +320,11 @@ class Training:
             return None
         identity, say = self._identity(), self._listener.say
         passed: list[dict[str, Any]] = []
+        others: list[str] = []
 
         def wanted(about: dict[str, Any]) -> bool:
             if about["data_fingerprint"] != identity["data_fingerprint"]:
+                others.append(about["data_fingerprint"])
                 return False
             fits = not about["block"] or {key: about[key] for key in identity} == identity
             if not fits:
@@ -333,6 +335,8 @@ class Training:
             say(f"WARNING: {error}; going on from the one before")
 
         kept = checkpoints.newest(self._place, wanted, damaged)
+        if others:
+            say(f"WARNING: {len(others)} checkpoint(s) of other data (fingerprint {others[0][:12]}…) are passed over")
         if passed:
             say(
                 f"epoch {passed[0]['epoch'] + 1} was interrupted at step {passed[0]['step']:,} with "

@@ -39,8 +39,8 @@ RAY = "ray"  # what Ray Train itself writes, in the run's folder
 _SAME_EVERYWHERE = (Exploded, loop.Diverged)  # errors that all workers of one step meet alike
 
 
-class DamagedData(InputError):
-    """A file of the prepared folder is missing or damaged; all workers know."""
+class BadData(InputError):
+    """The prepared folder is damaged, or not the one that the run was begun with; all workers know."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ def _work(config: dict[str, Any]) -> Finished | None:
     if not exchange.share(np.array([int(goes_on)]))[0, 0]:
         return None
     try:
-        prepared = Prepared(config["data"])
         settings = Hyperparameters(**config["hyperparameters"])
-        _verify(prepared, ("train", "test", *(("valid",) if settings.patience else ())), exchange)
+        splits = ("train", "test", *(("valid",) if settings.patience else ()))
+        prepared = _opened(config["data"], config["data_fingerprint"], splits, exchange)
         training = Training(settings, prepared, config["plan"], exchange, _Teller(board, exchange.size), device)
         return training.run()
     except Exception as error:
@@ -158,26 +158,34 @@ def _work(config: dict[str, Any]) -> Finished | None:
         # What cannot be sent is sent as text: exceptions of libraries may not survive the way.
         ray.get(board.failed.remote(error if ours else RuntimeError(f"{type(error).__name__}: {error}"), ours))
         together = isinstance(error, _SAME_EVERYWHERE) and config["plan"].sync_every == 1
-        if (exchange.size == 1 and ours) or together or isinstance(error, DamagedData):
+        if (exchange.size == 1 and ours) or together or isinstance(error, BadData):
             return None  # all workers are here; others would wait for one that returns, and go with one that fails
         raise
 
 
-def _verify(prepared: Prepared, splits: Sequence[str], exchange: Exchange) -> None:
-    """Check all files of the splits, each worker some; raises DamagedData in all workers where one finds damage."""
+def _opened(data: str, fingerprint: str, splits: Sequence[str], exchange: Exchange) -> Prepared:
+    """The prepared folder, with its items and all files of the splits checked, of the files each worker some.
+
+    Raises BadData in all workers where one finds damage, or other data than those of the run's fingerprint: the folder
+    may have been prepared anew since the workers before these opened it.
+    """
     found = ""
     try:
+        prepared = Prepared(data)
+        prepared.check_is(fingerprint, "this run")
+        prepared.verify_items()
         for split in splits:
             prepared.verify(split, exchange.rank, exchange.size)
     except InputError as error:
         found = str(error)
     for message in exchange.collect(found.encode()):
         if message:
-            raise DamagedData(message.decode())
+            raise BadData(message.decode())
+    return prepared
 
 
 def fit(
-    settings: Train, data: str, run: str, watch: Callable[[News], None], warm_start: str = "", every_s: float = 0.5
+    settings: Train, data: Prepared, run: str, watch: Callable[[News], None], warm_start: str = "", every_s: float = 0.5
 ) -> Finished:
     """Train on the prepared folder `data` with Ray Train and evaluate on its test split; Ray must be connected.
 
@@ -185,7 +193,8 @@ def fit(
     after whatever happened, training goes on from the newest whole checkpoint. The final model is `run`/model.
     `watch` hears the workers' news every `every_s` seconds on a thread of its own, and once more at the end: what it
     raises before is a warning, at the end it fails the run. Raises InputError where this machine cannot hold the
-    workers or a file of the data is damaged, GRU4RecError where training fails, which names the last good checkpoint.
+    workers, a file of the data is damaged, or workers that start (once more) find the folder prepared anew;
+    GRU4RecError where training fails, which names the last good checkpoint.
     """
     lacking = _lacking(settings)
     attempt = uuid.uuid4().hex
@@ -199,7 +208,8 @@ def fit(
         _work,
         train_loop_config={
             "hyperparameters": {of.name: getattr(settings, of.name) for of in fields(Hyperparameters)},
-            "data": data,
+            "data": data.folder,
+            "data_fingerprint": data.fingerprint,
             "plan": Plan(
                 run,
                 attempt,

@@ -2,7 +2,7 @@
 
 RUN/run.json      the MLflow run, the data, and the settings: what is trained, and how
 RUN/start/        the model to go on from, with `--warm-start`
-RUN/result.json   once all is done: the job's result
+RUN/result.json   once all is done: the job's result; run.json then says which name and folder the model got
 and what `loop.py` keeps there
 """
 
@@ -40,6 +40,8 @@ class Run:
     run_id: str  # MLflow's
     data: str  # prepared folder
     data_fingerprint: str
+    model_name: str = ""  # to register it as; of a finished run: as which it was, "" where it was not
+    model_out: str = ""  # folder that gets the model too, as `_kept_path` has it
 
     @property
     def start(self) -> str:
@@ -51,13 +53,29 @@ class Run:
         path = storage.join(self.folder, RESULT)
         return storage.read_json(path) if storage.exists(path) else None
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Keep the result, and remove what killed processes have left half-written."""
+    def finish(self, result: Mapping[str, Any], settings: Train) -> None:
+        """Keep the result, and which name and folder the model got; remove what killed processes left half-written."""
         for name in filter(_HALF.fullmatch, storage.list_files(self.folder)):
             storage.remove_file(storage.join(self.folder, name))
         for name in filter(_HALF.fullmatch, storage.list_folders(self.folder)):
             storage.remove_folder(storage.join(self.folder, name))
+        kept = storage.read_json(storage.join(self.folder, RUN))
+        now = {"model_name": settings.model_name, "model_out": _kept_path(settings.model_out)}
+        if kept["settings"] != kept["settings"] | now:  # the command that went on said otherwise
+            storage.write_json(storage.join(self.folder, RUN), {**kept, "settings": kept["settings"] | now})
         storage.write_json(storage.join(self.folder, RESULT), result)
+
+    def gets_another_folder(self, settings: Train) -> bool:
+        """Whether `settings` ask a finished run for its model in a folder that it was not written to.
+
+        Raises InputError where they ask for another name in the registry.
+        """
+        if settings.model_name != self.model_name:
+            raise InputError(
+                f"--model-name is {settings.model_name!r}, but run {self.name} is finished, with {self.model_name!r}: "
+                "leave it as it was, or begin a run of another name"
+            )
+        return _kept_path(settings.model_out) not in ("", self.model_out)
 
 
 def runs_in(place: str) -> str:
@@ -68,7 +86,9 @@ def runs_in(place: str) -> str:
 def begin(settings: Train, run_id: str, data: str, data_fingerprint: str) -> Run:
     """The folder of a new run: its name is `run_name`, or MLflow's run id."""
     name = settings.run_name or run_id
-    run = Run(name, storage.join(runs_in(settings.storage), name), run_id, data, data_fingerprint)
+    out = _kept_path(settings.model_out)
+    folder = storage.join(runs_in(settings.storage), name)
+    run = Run(name, folder, run_id, data, data_fingerprint, settings.model_name, out)
     kept = dataclasses.asdict(settings)
     written = {
         "format": "gru4rec run",
@@ -76,7 +96,7 @@ def begin(settings: Train, run_id: str, data: str, data_fingerprint: str) -> Run
         "data": storage.shown(data),
         "data_fingerprint": data_fingerprint,
         "settings": {key: kept[key] for key in _WHAT + _HOW}
-        | {"warm_start": storage.shown(settings.warm_start), "model_out": _kept_path(settings.model_out)},
+        | {"warm_start": storage.shown(settings.warm_start), "model_out": out},
     }
     storage.make_folder(run.folder)
     storage.write_json(storage.join(run.folder, RUN), written)
@@ -99,7 +119,9 @@ def find(settings: Train) -> Run | None:
     if not settings.resume and not storage.exists(storage.join(folder, RUN)):
         return None
     kept = _read(settings.storage, name)
-    was, now = kept["settings"], dataclasses.asdict(settings) | {"warm_start": storage.shown(settings.warm_start)}
+    # What the release that began the run did not keep was not settable then, and was as the default is.
+    was = {field.name: _plain(field.default) for field in fields(Train)} | kept["settings"]
+    now = dataclasses.asdict(settings) | {"warm_start": storage.shown(settings.warm_start)}
     for key in _WHAT:
         if _plain(now[key]) != was[key]:
             raise InputError(
@@ -114,7 +136,7 @@ def find(settings: Train) -> Run | None:
                 "leave it as it was, or begin a run of another name"
             )
         data = settings.data
-    return Run(name, folder, kept["run_id"], data, kept["data_fingerprint"])
+    return Run(name, folder, kept["run_id"], data, kept["data_fingerprint"], was["model_name"], was["model_out"])
 
 
 def settings_of(place: str, name: str) -> dict[str, Any]:
@@ -138,6 +160,16 @@ def _read(place: str, name: str) -> dict[str, Any]:
         raise InputError(f"{storage.shown(path)}: not valid JSON: {error}") from error
     if not isinstance(kept, dict) or kept.get("format") != "gru4rec run":
         raise InputError(f"{storage.shown(path)}: does not describe a run")
+    lacking = [key for key in ("run_id", "data", "data_fingerprint") if not isinstance(kept.get(key), str)]
+    lacking += [] if isinstance(kept.get("settings"), dict) else ["settings"]
+    if lacking:
+        raise InputError(f"{storage.shown(path)}: is not whole: it has no {lacking[0]}; begin a run of another name")
+    unknown = sorted(kept["settings"].keys() - {*_WHAT, *_HOW})
+    if unknown:
+        raise InputError(
+            f"{storage.shown(path)}: has the setting {unknown[0]}, which this release does not know; go on with the "
+            "release that began the run, or begin one of another name"
+        )
     return kept
 
 

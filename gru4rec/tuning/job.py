@@ -96,6 +96,7 @@ def _checked(settings: Tune) -> tuple[Prepared, Space, str]:
             remedy = "; prepare it with --valid-days" if split == "valid" else ""
             raise InputError(f"{storage.shown(settings.data)}: the {split} split has nothing to predict{remedy}")
         prepared.verify(split)
+    prepared.verify_items()
     return prepared, found, text
 
 
@@ -151,7 +152,7 @@ def _search(
         return _of_trial(found, one, settings)
 
     until = time.time() + (settings.hours * 3600 if settings.hours else math.inf)
-    run(Search(folder, found, settings, trials, progress, until), given, prepared.folder)
+    run(Search(folder, found, settings, trials, progress, until), given, prepared.folder, prepared.fingerprint)
 
 
 def _of_trial(found: Space, one: Trial, settings: Tune) -> Hyperparameters:

@@ -144,10 +144,10 @@ def reason(error: BaseException | None) -> str:
     return (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
 
 
-def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], data: str) -> None:
+def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], data: str, fingerprint: str = "") -> None:
     """Run what is left of a search; all its trials have ended then, but for those that `until` left no time to begin.
 
-    Ray must be connected.
+    A trial that finds other data in the folder `data` than those of the `fingerprint` fails. Ray must be connected.
     """
     settings, left = search.settings, sum(not one.ended for one in search.trials.values())
     left += max(0, settings.trials - len(search.trials))
@@ -180,7 +180,7 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
             tune.report({"epoch": epoch, "value": value})
 
         given = hyperparameters(Trial(number, point["values"]))
-        trial.run(given, data, place, metric, tell, "cuda" if gpus else "cpu")
+        trial.run(given, data, place, metric, tell, "cuda" if gpus else "cpu", fingerprint)
 
     resources = {"cpu": threads, **({"gpu": gpus} if gpus else {})}
     tuner = tune.Tuner(

@@ -47,17 +47,24 @@ class Reporter:
 
 
 def run(
-    settings: Hyperparameters, data: str, place: str, metric: str, tell: Callable[[int, float], None], device: str
+    settings: Hyperparameters,
+    data: str,
+    place: str,
+    metric: str,
+    tell: Callable[[int, float], None],
+    device: str,
+    fingerprint: str = "",
 ) -> None:
     """Train a trial in its folder `place`; a training that fails (NaN, out of memory) leaves FAILED there, with why.
 
-    `settings.patience` must be on, so that each epoch is validated. The test split is never read. Raises InputError
-    for data that are damaged: no trial could do better; TakenOver where another process has begun on the same trial.
+    `settings.patience` must be on, so that each epoch is validated. The test split is never read. `fingerprint`: of the
+    data of the search; empty: any. Raises InputError for other data, and for data that are damaged: no trial could do
+    better; TakenOver where another process has begun on the same trial.
     """
     failed = storage.join(place, FAILED)
     if storage.exists(failed):  # of an earlier attempt
         storage.remove_file(failed)
-    prepared = Prepared(data)
+    prepared = _opened(data, fingerprint)
     plan = Plan(storage.join(place, RUN), _attempt(storage.join(place, RUN)), tested="", keep=1)
     try:
         Training(settings, prepared, plan, Alone(), Reporter(place, metric, tell), device).run()
@@ -68,16 +75,26 @@ def run(
         storage.write_json(failed, {"why": masked(reason)})
 
 
-def train_whole(settings: Hyperparameters, data: str, place: str, device: str, epochs: int = 0) -> str:
+def train_whole(
+    settings: Hyperparameters, data: str, place: str, device: str, epochs: int = 0, fingerprint: str = ""
+) -> str:
     """Train on training and validation split together; the model's folder. Whole already, it is left as it is.
 
-    `epochs`: stop after so many of the settings'; 0: after all.
+    `epochs`: stop after so many of the settings'; 0: after all. `fingerprint` and errors as in `run`.
     """
     model = storage.join(place, MODEL)
     if not storage.exists(storage.join(model, "config.json")):
         plan = Plan(place, _attempt(place), splits=("train", "valid"), tested="", keep=1, epochs=epochs)
-        Training(settings, Prepared(data), plan, Alone(), Quiet(), device).run()
+        Training(settings, _opened(data, fingerprint), plan, Alone(), Quiet(), device).run()
     return model
+
+
+def _opened(data: str, fingerprint: str) -> Prepared:
+    """The prepared folder. Raises InputError where it was prepared anew since the search was begun."""
+    prepared = Prepared(data)
+    if fingerprint:
+        prepared.check_is(fingerprint, "this search")
+    return prepared
 
 
 def _attempt(run: str) -> str:

@@ -44,7 +44,8 @@ def train(
             storage.remove_folder(storage.join(folder, FINAL, name))
     given = [(seed, storage.join(folder, FINAL, mine, f"seed-{seed}")) for seed in seeds]
     device = "cuda" if gpus else "cpu"
-    tasks = [task.remote(settings, seed, prepared.folder, place, job.threads, device, epochs) for seed, place in given]
+    data = prepared.folder, prepared.fingerprint
+    tasks = [task.remote(settings, seed, *data, place, job.threads, device, epochs) for seed, place in given]
     found = []
     for seed, one in zip(seeds, tasks, strict=True):
         try:
@@ -69,7 +70,14 @@ def _reason(cause: BaseException, number: int, seed: int, seeds: Sequence[int]) 
 
 
 def _trained(
-    settings: Hyperparameters, seed: int, data: str, place: str, threads: int, device: str, epochs: int
+    settings: Hyperparameters,
+    seed: int,
+    data: str,
+    fingerprint: str,
+    place: str,
+    threads: int,
+    device: str,
+    epochs: int,
 ) -> str:
     """Task."""
     import dataclasses
@@ -77,7 +85,8 @@ def _trained(
     import torch
 
     torch.set_num_threads(threads)
-    return trial.train_whole(dataclasses.replace(settings, seed=seed), data, place, device, epochs)
+    chosen = dataclasses.replace(settings, seed=seed)
+    return trial.train_whole(chosen, data, place, device, epochs, fingerprint)
 
 
 def test(models: Sequence[str], seeds: Sequence[int], prepared: Prepared, say: Callable[[str], None]) -> dict[str, Any]:

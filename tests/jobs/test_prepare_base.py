@@ -28,6 +28,7 @@ def small_parts(monkeypatch):
 def made(out, *logs, **given):
     prepare(cli.check(config.Prepare, {"clicks": tuple(map(str, logs)), "out": str(out)} | given))
     found = Prepared(str(out))
+    found.verify_items()
     checks.check(found.data, found.summary)
     return found
 

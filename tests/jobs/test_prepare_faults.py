@@ -40,6 +40,7 @@ def check_whole(out):
     found = Prepared(str(out))
     for split in SPLITS:
         found.verify(split)
+    found.verify_items()
     checks.check(found.folder, found.summary)
     return found
 

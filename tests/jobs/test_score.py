@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared_folder import bare_summary
 
 from gru4rec import cli, config
 from gru4rec.config import Hyperparameters
@@ -39,7 +40,7 @@ def here(tmp_path, monkeypatch):
     pq.write_table(known.append_column("support", [[1] * 4]), "prepared/items.parquet")
     indices = pa.array([[3, 1], [2, 0], []], pa.list_(pa.int32()))
     pq.write_table(pa.table({"session_id": ["a", "b", "c"], "items": indices}), "prepared/test/part.parquet")
-    summary = {"fingerprint": "def", "splits": {"test": {"files": [{"name": "part.parquet"}]}}}
+    summary = bare_summary("def", test=[{"name": "part.parquet"}])
     (tmp_path / "prepared" / "prepare.json").write_text(json.dumps(summary))
     return tmp_path
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared_folder import bare_summary
 from rich.console import Console
 
 from gru4rec import cli, config, on_ray
@@ -165,9 +166,9 @@ def check_warm_start(result: dict, capsys) -> None:
 
 def prepared_folder(folder, transitions: int) -> None:
     """A prepared folder whose one training file is missing."""
-    split = {"sessions": 1, "clicks": transitions + 1, "transitions": transitions, "files": [{"name": "part.parquet"}]}
     (folder / "train").mkdir(parents=True)
-    summary = {"fingerprint": "f", "splits": {"train": split, "test": {"files": []}}}
+    summary = bare_summary("f", train=[{"name": "part.parquet"}])
+    summary["splits"]["train"] |= {"sessions": 1, "clicks": transitions + 1, "transitions": transitions}
     (folder / "prepare.json").write_text(json.dumps(summary))
 
 
@@ -176,11 +177,16 @@ def test_bad_data_is_named_in_one_line_before_ray_starts(here, capsys):
     prepared_folder(here / "torn", transitions=2)
     prepared_folder(here / "damaged", transitions=2)
     (here / "damaged" / "train" / "part.parquet").write_bytes(b"PAR1 no longer")
+    for name, content in (("halved", '{"fingerprint": "x"}'), ("listed", "[]")):
+        (here / name).mkdir()
+        (here / name / "prepare.json").write_text(content)
     for arguments, named in (
         ("--data torn", "torn/train/part.parquet: is missing"),
         ("--data damaged", "damaged/train/part.parquet: not a readable Parquet file"),
         ("--data nowhere", "nowhere"),
         ("--data empty", "not a prepared folder"),
+        ("--data halved", "halved/prepare.json: does not describe prepared data: it has no train split"),
+        ("--data listed", "listed/prepare.json: does not describe prepared data; prepare again"),
         ("--data empty --learning-rate -0.1", "--learning-rate"),
     ):
         code, _, shown = run(capsys, config.Train, train, arguments)

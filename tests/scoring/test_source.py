@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared_folder import bare_summary
 
 from gru4rec.errors import InputError
 from gru4rec.scoring import source
@@ -93,11 +94,7 @@ def prepared(folder):
     write(folder / "test" / "left-over.parquet", [[7]], type=pa.list_(pa.int32()))
     items = {"item_id": ["a", "b"], "item_index": pa.array([0, 1], pa.int32()), "support": [2, 1]}
     pq.write_table(pa.table(items), folder / "items.parquet")
-    files = [{"name": "part-0.parquet"}]
-    summary = {
-        "fingerprint": "abc",
-        "splits": {"test": {"files": files}, "train": {"files": [{"name": "x"}]}},
-    }
+    summary = bare_summary("abc", test=[{"name": "part-0.parquet"}], train=[{"name": "x"}])
     (folder / "prepare.json").write_text(json.dumps(summary))
     return folder
 

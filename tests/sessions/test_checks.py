@@ -9,7 +9,7 @@ import pytest
 from prepared_folder import prepared_folder
 
 from gru4rec.errors import GRU4RecError
-from gru4rec.sessions import checks, clean, layout, write
+from gru4rec.sessions import checks, clean, layout, summary
 from gru4rec.sessions.digest import digest
 from gru4rec.sessions.prepared import Sessions
 
@@ -57,8 +57,8 @@ class Folder:
             split, _, file = name.partition("/")
             entry = next(entry for entry in self.summary["splits"][split]["files"] if entry["name"] == file)
             entry["digest"] = digest(table["session_id"].type, lambda column: table[column].chunks)
-        items = pa.table({"item": self.table("items.parquet")["item_id"]})
-        self.summary["fingerprint"] = write.fingerprint(items, self.summary["splits"])
+        items = self.table("items.parquet")["item_id"]
+        self.summary["fingerprint"] = summary.fingerprint(items, self.summary["splits"])
 
     def change(self, name, **columns):
         table = self.table(name)
@@ -136,8 +136,8 @@ def test_any_other_value_is_seen_by_the_digest(folder):
     before = entry["digest"]
     folder.set(TEST, "items", 3, lambda items: items[::-1])
     entry["digest"] = before
-    folder.summary["fingerprint"] = write.fingerprint(
-        pa.table({"item": np.arange(ITEMS) + 1000}), folder.summary["splits"]
+    folder.summary["fingerprint"] = summary.fingerprint(
+        pa.chunked_array([np.arange(ITEMS) + 1000]), folder.summary["splits"]
     )
     with pytest.raises(GRU4RecError, match=f"digest: {TEST}"):
         folder.check()

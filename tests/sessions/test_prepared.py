@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared_folder import bare_summary, prepared_folder
 
 from gru4rec.errors import InputError
 from gru4rec.sessions import write
 from gru4rec.sessions.digest import digest
 from gru4rec.sessions.inputs import already_prepared
-from gru4rec.sessions.prepared import Prepared, Sessions, Shard, Shuffled, concatenate
+from gru4rec.sessions.prepared import ITEMS, Prepared, Sessions, Shard, Shuffled, concatenate
+from gru4rec.sessions.summary import fingerprint
 
 PLAIN = {"use_dictionary": False, "compression": "none"}  # so that every byte of a page is a value's
 CLICKS = [[(session * 7 + place) % 50 for place in range(2 + session % 5)] for session in range(200)]
@@ -64,7 +66,7 @@ def folder(tmp_path):
         name, ids = f"part-{number}.parquet", list(range(200))
         pq.write_table(table(pa.array(ids), CLICKS), tmp_path / "train" / name, row_group_size=70, **PLAIN)
         files.append({"name": name, "digest": plain_digest(ids, CLICKS)})
-    (tmp_path / "prepare.json").write_text(json.dumps({"splits": {"train": {"files": files}}}))
+    (tmp_path / "prepare.json").write_text(json.dumps(bare_summary(train=files)))
     return tmp_path
 
 
@@ -164,7 +166,7 @@ class TestVerify:
         )
         entry = write.write_file(sessions, str(tmp_path), 2, 0, 1)
         assert entry["digest"] == plain_digest(ids.to_pylist(), CLICKS)
-        (tmp_path / "prepare.json").write_text(json.dumps({"splits": {"test": {"files": [entry]}}}))
+        (tmp_path / "prepare.json").write_text(json.dumps(bare_summary(test=[entry])))
         Prepared(str(tmp_path)).verify("test")
 
     @pytest.mark.parametrize("column", [0, 1, 2, 3])
@@ -212,6 +214,99 @@ class TestVerify:
             Prepared(str(folder)).verify("train")
 
     def test_a_folder_without_digests_is_refused(self, folder):
-        (folder / "prepare.json").write_text(json.dumps({"splits": {"train": {"files": [{"name": "part-0.parquet"}]}}}))
+        (folder / "prepare.json").write_text(json.dumps(bare_summary(train=[{"name": "part-0.parquet"}])))
         with pytest.raises(InputError, match=r"part-0\.parquet: has no digest"):
             Prepared(str(folder)).verify("train")
+
+
+class TestVerifyItems:
+    @pytest.fixture
+    def made(self, tmp_path):
+        items = np.array([3, 1, 1, 0, 2, 2, 2], np.int32)
+        sessions = Sessions(np.array([0, 3, 5, 7]), items)
+        return prepared_folder(tmp_path / "data", {"train": sessions, "test": sessions}, 4)
+
+    def put(self, made, **columns) -> Prepared:
+        """The folder with another items.parquet, opened anew."""
+        items = {name: made.items[name] for name in made.items.column_names} | columns
+        pq.write_table(pa.table({name: of for name, of in items.items() if of is not None}), made.folder + "/" + ITEMS)
+        return Prepared(made.folder)
+
+    def test_what_prepare_writes_passes(self, made):
+        made.verify_items()
+        self.put(made).verify_items()
+
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            {"item_id": pa.array([1003, 1002, 1001, 1000])},
+            {"item_id": pa.array([1000, 1001, 1002, None])},
+            {"item_id": pa.array(["1000", "1001", "1002", "1003"])},
+            {"item_id": None},
+            {"item_index": pa.array([1, 0, 2, 3], pa.int32())},
+            {"support": pa.array([1, 2, 3, 2])},
+            {"support": pa.array([2, 1, 3, 1])},  # their sum is right
+            {"support": pa.array([1.0, 2.0, 3.0, 1.0])},
+            {"support": None},
+        ],
+    )
+    def test_other_items_are_found_and_the_file_named(self, made, columns):
+        found = self.put(made, **columns)
+        with pytest.raises(InputError, match=r"items\.parquet: is damaged: its items are not those.*--force"):
+            found.verify_items()
+
+    def test_items_of_another_number_are_found(self, made):
+        pq.write_table(made.items.slice(0, 3), made.folder + "/" + ITEMS)
+        with pytest.raises(InputError, match=r"items\.parquet: is damaged"):
+            Prepared(made.folder).verify_items()
+
+    def test_items_of_other_sessions_are_found(self, made, tmp_path):
+        other = prepared_folder(tmp_path / "other", {"train": Sessions(np.array([0, 2]), np.zeros(2, np.int32))}, 4)
+        pq.write_table(other.items, made.folder + "/" + ITEMS)
+        with pytest.raises(InputError, match=r"items\.parquet: is damaged"):
+            Prepared(made.folder).verify_items()
+
+    def test_without_a_digest_of_the_supports_their_sum_must_fit(self, made, tmp_path):
+        """A folder of an earlier release."""
+        del made.summary["support_digest"]
+        (tmp_path / "data" / "prepare.json").write_text(json.dumps(made.summary))
+        made = Prepared(made.folder)
+        made.verify_items()
+        with pytest.raises(InputError, match=r"items\.parquet: is damaged"):
+            self.put(made, support=pa.array([1, 2, 3, 2])).verify_items()
+
+
+class TestSummary:
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            ("{", "not valid JSON"),
+            ("[]", "does not describe prepared data"),
+            ("null", "does not describe prepared data"),
+            ("{}", "it has no fingerprint"),
+            ('{"fingerprint": 5}', "it has no fingerprint"),
+            ('{"fingerprint": "x"}', "it has no train split"),
+            ('{"fingerprint": "x", "splits": []}', "it has no train split"),
+            ('{"fingerprint": "x", "splits": {"train": 1}}', "it has no train split"),
+            ('{"fingerprint": "x", "data": 1}', "data is no name"),
+            ('{"fingerprint": "x", "splits": {"train": {"sessions": 1}}}', "the train split has no number of clicks"),
+        ],
+    )
+    def test_what_cannot_be_read_is_named_with_its_reason(self, tmp_path, content, why):
+        (tmp_path / "prepare.json").write_text(content)
+        with pytest.raises(InputError, match=rf"prepare\.json: .*{why}.*prepare again"):
+            Prepared(str(tmp_path))
+
+    @pytest.mark.parametrize("files", [None, {}, [1], [{}], [{"name": 1}]])
+    def test_a_split_without_its_files(self, tmp_path, files):
+        (tmp_path / "prepare.json").write_text(json.dumps(bare_summary(test=files)))
+        with pytest.raises(InputError, match=r"prepare\.json: .*the test split has no list of files"):
+            Prepared(str(tmp_path))
+
+    def test_the_fingerprint_is_that_of_earlier_releases(self):
+        """SHA-256 of the type, the ids, and each split's name and digests: folders stay what they are."""
+        splits = bare_summary(train=[{"name": "a", "digest": "d1"}, {"name": "b", "digest": "d2"}])["splits"]
+        numbers, text = pa.chunked_array([[7], [5]]), pa.chunked_array([["ü", "b"]])
+        rest = b"traind1d2validtest"
+        assert fingerprint(numbers, splits) == hashlib.sha256(b"int64" + packed([7, 5]) + rest).hexdigest()
+        assert fingerprint(text, splits) == hashlib.sha256(b"string" + "ü\0b".encode() + rest).hexdigest()

@@ -187,6 +187,16 @@ class TestObjectStore:
         assert "data-0badf00d" not in self.folders(client)
         assert items_of(Prepared(uri("data"))) == {1}
 
+    @pytest.mark.parametrize("content", [b"{", b"[]", b'{"fingerprint": "x"}'])
+    def test_a_summary_that_is_not_whole_is_named_and_what_it_may_have_named_stays(self, bucket, tmp_path, content):
+        client, uri = bucket
+        put(uri("data"), tmp_path, 1)
+        before = self.folders(client)
+        storage.write_bytes(uri("data/prepare.json"), content)
+        with pytest.raises(InputError, match=r"data/prepare\.json.*: .*mend it or take it away"):
+            staging.tidy(uri("data"))
+        assert self.folders(client) == before
+
     def test_nothing_is_left_of_what_is_not_published(self, bucket):
         client, uri = bucket
         with pytest.raises(RuntimeError), staging.staged(uri("data")) as place:  # noqa: PT012

@@ -8,6 +8,7 @@ import torch
 from prepared_folder import prepared_folder
 
 from gru4rec.config import Hyperparameters, Train
+from gru4rec.errors import InputError
 from gru4rec.evaluation import ranking
 from gru4rec.model.network import initialise
 from gru4rec.sessions.prepared import Sessions
@@ -33,7 +34,7 @@ def trained(tmp_path):
     prepared = prepared_folder(tmp_path / "data", {"train": drawn(300, 1), "test": drawn(80, 2)}, ITEMS)
     model = initialise(Hyperparameters(layers=(8,)), ITEMS)
     model.item_table = torch.randn(model.item_table.shape, generator=torch.Generator().manual_seed(1))
-    model_folder.save(model, prepared.items, str(tmp_path / "model"))
+    model_folder.save(model, prepared.items, str(tmp_path / "model"), {"data_fingerprint": prepared.fingerprint})
     metrics = ranking.evaluate(model, prepared.read("test"), (5, 20))
     epoch = Done(Epoch(2.5, 100, 10, 1.0), {}, ())
     return prepared, Finished((epoch,), metrics.result(), metrics.predictions, 1, 2), str(tmp_path / "model")
@@ -68,7 +69,16 @@ def test_a_test_split_that_is_too_large_has_no_intervals_for_the_model(trained, 
 def test_nothing_to_predict(tmp_path, trained):
     _, finished, folder = trained
     prepared = prepared_folder(tmp_path / "bare", {"train": drawn(300, 1)}, ITEMS)
+    kept = model_folder.load(folder)
+    model_folder.save(kept.model, kept.items, folder, {"data_fingerprint": prepared.fingerprint})
     nothing = Finished(finished.epochs, dict.fromkeys(finished.metrics, 0.0), 0, 1, 2)
     facts = describe.describe(SETTINGS, prepared, nothing, folder)
     assert list(facts.metrics) == [MODEL]
     assert "nothing to predict" in model_card.text(facts)
+
+
+def test_a_model_of_other_data_is_refused(tmp_path, trained):
+    _, finished, folder = trained
+    other = prepared_folder(tmp_path / "other", {"train": drawn(300, 3), "test": drawn(80, 4)}, ITEMS)
+    with pytest.raises(InputError, match=r"model: was trained on other data than .*other \(fingerprint"):
+        describe.describe(SETTINGS, other, finished, folder)

@@ -1,14 +1,22 @@
-"""When the workers are started again, and when it is given up."""
+"""When the workers are started again, and when it is given up; which data they take."""
 
+import shutil
 import threading
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import ray
+from prepared_folder import prepared_folder
 
 from gru4rec import cli, config
 from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.sessions.prepared import Sessions
 from gru4rec.training import on_ray
+from gru4rec.training.exchange import Alone
 from gru4rec.training.on_ray import News, NoticeBoard
+
+SESSIONS = Sessions(np.array([0, 2, 5]), np.array([0, 1, 2, 1, 0], np.int32))
 
 
 @pytest.fixture
@@ -99,3 +107,44 @@ def test_a_machine_too_small_is_refused_and_a_cluster_may_grow(monkeypatch, flag
     assert on_ray._lacking(settings) == f"--workers 4:8 need {what} and the cluster has 0"
     have |= {"CPU": 8.0, "GPU": 4.0}
     assert on_ray._lacking(settings) == ""
+
+
+class Two(Alone):
+    """The first of two workers; the other one says `other`."""
+
+    size = 2
+
+    def __init__(self, other: str = "") -> None:
+        self._other = other.encode()
+
+    def collect(self, content):
+        return [content, self._other]
+
+
+class TestOpened:
+    @pytest.fixture
+    def made(self, tmp_path):
+        return prepared_folder(tmp_path / "data", {"train": SESSIONS, "test": SESSIONS}, 3)
+
+    def test_the_data_of_the_run(self, made):
+        found = on_ray._opened(made.folder, made.fingerprint, ("train", "test"), Alone())
+        assert found.fingerprint == made.fingerprint
+
+    def test_data_prepared_anew_stop_every_worker(self, made, tmp_path):
+        """A worker that starts once more finds them, on an object store too, where whoever has begun reads on."""
+        shutil.rmtree(made.folder)
+        now = prepared_folder(tmp_path / "data", {"train": SESSIONS}, 4)
+        why = f"data: is not the data that this run was begun with.*{now.fingerprint[:12]}.*{made.fingerprint[:12]}"
+        for exchange in (Alone(), Two()):
+            with pytest.raises(on_ray.BadData, match=why):
+                on_ray._opened(made.folder, made.fingerprint, ("train",), exchange)
+
+    def test_what_another_worker_finds_stops_this_one(self, made):
+        with pytest.raises(on_ray.BadData, match="part-1: is damaged"):
+            on_ray._opened(made.folder, made.fingerprint, ("train",), Two("part-1: is damaged"))
+
+    def test_items_of_another_folder_stop_it(self, made):
+        items = made.items.set_column(0, "item_id", made.items["item_id"].combine_chunks()[::-1])
+        pq.write_table(items, f"{made.folder}/items.parquet")
+        with pytest.raises(on_ray.BadData, match=r"items\.parquet: is damaged"):
+            on_ray._opened(made.folder, made.fingerprint, ("train",), Alone())

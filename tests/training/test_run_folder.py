@@ -66,6 +66,49 @@ def test_what_is_no_run_is_said(begun):
             cli.parse(Train, ["--resume", "mine"])
 
 
+def kept(begun) -> dict:
+    with open(f"{begun.folder}/{run_folder.RUN}") as file:
+        return json.load(file)
+
+
+def keep(begun, content: dict) -> None:
+    with open(f"{begun.folder}/{run_folder.RUN}", "w") as file:
+        json.dump(content, file)
+
+
+COMMAND = ["--layers", "64", "32", "--preset", "retailrocket", "--run-name", "mine"]
+
+
+@pytest.mark.parametrize("command", [COMMAND, ["--resume", "mine"]])
+def test_a_run_of_a_release_with_fewer_settings_goes_on_with_their_defaults(begun, command):
+    content = kept(begun)
+    for key in ("l2", "resize_seconds", "model_out"):
+        del content["settings"][key]
+    keep(begun, content)
+    assert run_folder.find(cli.parse(Train, command)) == begun
+    with pytest.raises(InputError, match=r"--l2 is 0\.5, but run mine was begun with 0"):
+        run_folder.find(cli.parse(Train, [*command, "--l2", "0.5"]))
+
+
+@pytest.mark.parametrize("command", [COMMAND, ["--resume", "mine"]])
+def test_a_setting_of_a_later_release_is_an_error_that_names_it(begun, command):
+    content = kept(begun)
+    content["settings"]["gravity"] = 9.81
+    keep(begun, content)
+    with pytest.raises(InputError, match=r"mine/run\.json: has the setting gravity, which this release does not know"):
+        run_folder.find(cli.parse(Train, command))
+
+
+@pytest.mark.parametrize("key", ["run_id", "data", "data_fingerprint", "settings"])
+@pytest.mark.parametrize("command", [COMMAND, ["--resume", "mine"]])
+def test_a_run_that_is_not_whole_is_an_error_that_names_the_file(begun, command, key):
+    content = kept(begun)
+    del content[key]
+    keep(begun, content)
+    with pytest.raises(InputError, match=rf"mine/run\.json: is not whole: it has no {key}"):
+        run_folder.find(cli.parse(Train, command))
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "-", "a b"])
 def test_names_that_could_lead_elsewhere_are_refused(name):
     with pytest.raises(InputError, match="--run-name"):
@@ -76,7 +119,7 @@ def test_names_that_could_lead_elsewhere_are_refused(name):
 
 def test_a_result_ends_the_run(begun):
     assert begun.result() is None
-    begun.finish({"loss": [1.0]})
+    begun.finish({"loss": [1.0]}, Train())
     assert begun.result() == {"loss": [1.0]}
 
 

@@ -315,6 +315,16 @@ def test_a_trial_that_fails_says_why_and_never_reads_the_test_split(data, tmp_pa
     assert not (tmp_path / "later" / "failed.json").exists()
 
 
+def test_data_prepared_anew_while_a_search_runs_are_refused(data, tmp_path):
+    settings = config.Hyperparameters(layers=(8,), batch_size=8, n_sample=16, epochs=1, patience=1)
+    place = str(tmp_path / "t")
+    with pytest.raises(InputError, match=r"is not the data that this search was begun with: .*cafe00…"):
+        trial.run(settings, data.folder, place, "mrr_at_20", lambda *_: None, "cpu", "cafe00")
+    with pytest.raises(InputError, match="is not the data that this search was begun with"):
+        trial.train_whole(settings, data.folder, place, "cpu", fingerprint="cafe00")
+    assert trial.train_whole(settings, data.folder, place, "cpu", fingerprint=data.fingerprint) == f"{place}/model"
+
+
 def test_training_and_validation_split_are_one_log(data, tmp_path):
     """Training on both is training on a folder whose training split is both."""
     settings = config.Hyperparameters(layers=(8,), batch_size=8, n_sample=16, epochs=1)
