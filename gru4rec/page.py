@@ -57,6 +57,7 @@ td.text, td.raw, td.path { min-width: 7em; }
 tfoot td { font-weight: 600; border-top: 1px solid #888; }
 figure { margin: 0; }
 svg { min-width: 560px; max-width: 100%; height: auto; }
+p { overflow-wrap: anywhere; }
 p.note { color: #555; }
 </style>
 </head>

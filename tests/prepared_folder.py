@@ -38,10 +38,16 @@ def prepared_folder(folder: Path, splits: dict[str, Sessions], items: int, shard
     return Prepared(str(folder))
 
 
-def bare_summary(fingerprint: str = "", **files: list[dict]) -> dict:
-    """What prepare.json says of splits of these files, as far as readers ask; counts are 0."""
+def bare_summary(items: pa.Table | None = None, **files: list[dict]) -> dict:
+    """What prepare.json says of splits of these files, as far as readers ask; counts are 0 but for the training clicks,
+    which are those of the `items`.
+    """
     counts = dict.fromkeys(("sessions", "clicks", "transitions"), 0)
-    return {"fingerprint": fingerprint, "splits": {name: {**counts, "files": files.get(name, [])} for name in SPLITS}}
+    splits = {name: {**counts, "files": files.get(name, [])} for name in SPLITS}
+    if items is None:
+        return {"fingerprint": "", "splits": splits}
+    splits["train"]["clicks"] = sum(items["support"].to_pylist())
+    return {"fingerprint": summary.fingerprint(items["item_id"], splits), "splits": splits}
 
 
 def complete(

@@ -39,6 +39,7 @@ def ablate(settings: Ablate) -> dict[str, Any]:
     import ray
 
     prepared = Prepared(settings.data)
+    prepared.verify_items()
     if not prepared.summary["splits"]["test"]["transitions"]:
         raise InputError(f"{storage.shown(settings.data)}: the test split has nothing to predict")
     outputs.check_file("--out", settings.out)

@@ -35,6 +35,7 @@ def compare(settings: Compare) -> dict[str, Any]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     prepared = Prepared(settings.data)
+    prepared.verify_items()
     if not prepared.summary["splits"][settings.split]["transitions"]:
         raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
     outputs.check_file("--report", settings.report)

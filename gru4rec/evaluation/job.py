@@ -35,6 +35,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     prepared = Prepared(settings.data)
+    prepared.verify_items()
     if not prepared.summary["splits"][settings.split]["transitions"]:
         raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
     if settings.out and not storage.free_for(settings.out, RESULT):

@@ -87,6 +87,7 @@ def find(path: str, item_ids: pa.DataType, skip_corrupt: bool = False) -> Source
     others: list[str] = []
     if name in SPLITS and storage.exists(storage.join(parent, SUMMARY)):
         prepared = Prepared(parent)  # which knows where a split lies
+        prepared.verify_items()
         paths = prepared.files(name)
     elif not storage.exists(target):
         raise InputError(f"{shown(path)}: no such file or folder")

@@ -63,6 +63,7 @@ def opened(settings: config.Prepare, form: Format) -> Base | None:
     if form.start:
         raise InputError(f"--base: not for --format {settings.format}, whose sessions' beginnings are not kept")
     prepared = Prepared(settings.base)
+    prepared.verify_items()
     logs = inputs.read_files(prepared)
     if logs is None:
         raise InputError(f"{name}: was prepared before there was --base; prepare it again, from its logs")

@@ -25,6 +25,7 @@ from trained_run import trained_run
 from gru4rec import cli, config
 from gru4rec.evaluation.compare import compare
 from gru4rec.sessions import data_report
+from gru4rec.sessions.summary import fingerprint
 from gru4rec.tracking import runs
 
 ITEMS = 60
@@ -98,6 +99,7 @@ def recorded(server, place) -> Iterator[Recorded]:
     data = prepared_folder(place / "data", splits, ITEMS)
     ids = pa.array([f"{HOSTILE}{number}" for number in range(ITEMS)])
     pq.write_table(data.items.set_column(0, "item_id", ids), f"{data.folder}/items.parquet")
+    data.summary["fingerprint"] = fingerprint(pa.chunked_array([ids]), data.summary["splits"])
     data = complete(data, rejected=[{"file": HOSTILE, "row": 3, "reason": HOSTILE, "text": HOSTILE}] * 2)
     data_report.write(data.folder)
     given = {"data": data.folder, "model_name": "shop", "layers": (16,), "n_sample": 20}

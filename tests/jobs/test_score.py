@@ -37,10 +37,11 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "prepared" / "test").mkdir(parents=True)
     # The same sessions as item indices of another catalogue.
     known = pa.table({"item_id": [7, 1001, 1003, 1000], "item_index": pa.array(range(4), pa.int32())})
-    pq.write_table(known.append_column("support", [[1] * 4]), "prepared/items.parquet")
+    known = known.append_column("support", [[1] * 4])
+    pq.write_table(known, "prepared/items.parquet")
     indices = pa.array([[3, 1], [2, 0], []], pa.list_(pa.int32()))
     pq.write_table(pa.table({"session_id": ["a", "b", "c"], "items": indices}), "prepared/test/part.parquet")
-    summary = bare_summary("def", test=[{"name": "part.parquet"}])
+    summary = bare_summary(known, test=[{"name": "part.parquet"}])
     (tmp_path / "prepared" / "prepare.json").write_text(json.dumps(summary))
     return tmp_path
 

@@ -167,7 +167,7 @@ def check_warm_start(result: dict, capsys) -> None:
 def prepared_folder(folder, transitions: int) -> None:
     """A prepared folder whose one training file is missing."""
     (folder / "train").mkdir(parents=True)
-    summary = bare_summary("f", train=[{"name": "part.parquet"}])
+    summary = bare_summary(train=[{"name": "part.parquet"}])
     summary["splits"]["train"] |= {"sessions": 1, "clicks": transitions + 1, "transitions": transitions}
     (folder / "prepare.json").write_text(json.dumps(summary))
 

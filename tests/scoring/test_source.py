@@ -9,6 +9,7 @@ from prepared_folder import bare_summary
 
 from gru4rec.errors import InputError
 from gru4rec.scoring import source
+from gru4rec.sessions.prepared import Prepared
 
 INT = pa.int64()
 
@@ -92,9 +93,9 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
 def prepared(folder):
     write(folder / "test" / "part-0.parquet", [[0, 1], [1]], type=pa.list_(pa.int32()))
     write(folder / "test" / "left-over.parquet", [[7]], type=pa.list_(pa.int32()))
-    items = {"item_id": ["a", "b"], "item_index": pa.array([0, 1], pa.int32()), "support": [2, 1]}
-    pq.write_table(pa.table(items), folder / "items.parquet")
-    summary = bare_summary("abc", test=[{"name": "part-0.parquet"}], train=[{"name": "x"}])
+    items = pa.table({"item_id": ["a", "b"], "item_index": pa.array([0, 1], pa.int32()), "support": [2, 1]})
+    pq.write_table(items, folder / "items.parquet")
+    summary = bare_summary(items, test=[{"name": "part-0.parquet"}], train=[{"name": "x"}])
     (folder / "prepare.json").write_text(json.dumps(summary))
     return folder
 
@@ -102,8 +103,16 @@ def prepared(folder):
 def test_a_split_of_a_prepared_folder(tmp_path):
     found = source.find(str(prepared(tmp_path) / "test") + "/", pa.string())
     assert [path.rpartition("/")[2] for path, _ in found.files] == ["part-0.parquet"]
-    assert found.fingerprint == "abc/test"
+    assert found.fingerprint == f"{Prepared(str(tmp_path)).fingerprint}/test"
     assert found.prepared["item_id"].to_pylist() == ["a", "b"]
+
+
+def test_an_item_index_of_other_data_is_named(tmp_path):
+    prepared(tmp_path)
+    items = pa.table({"item_id": ["b", "a"], "item_index": pa.array([0, 1], pa.int32()), "support": [2, 1]})
+    pq.write_table(items, tmp_path / "items.parquet")
+    with pytest.raises(InputError, match=r"items\.parquet: is damaged"):
+        source.find(str(tmp_path / "test"), pa.string())
 
 
 def test_a_prepared_folder_without_its_split_is_asked_for_it(tmp_path):

@@ -177,7 +177,7 @@ class TestVerify:
         content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 0x10
         path.write_bytes(content)
         found = Prepared(str(folder))
-        with pytest.raises(InputError, match=r"part-1\.parquet: is damaged: .*prepare again, .* --force --out"):
+        with pytest.raises(InputError, match=r"part-1\.parquet: is damaged: .*prepare again, .* --force"):
             found.verify("train")
         with pytest.raises(InputError, match=r"part-1\.parquet"):
             found.verify("train", 1, 3)
