@@ -95,11 +95,3 @@ def test_more_text_than_a_partition_holds_is_refused_with_the_remedy(monkeypatch
     assert sessions is None
     assert wrong.startswith(f"the {column} ids of one of 4 partitions have 2,400 bytes together, more than the 2,399")
     assert wrong.endswith("give --partitions 12 or more")
-
-
-def test_most_is_what_arrow_holds():
-    """Arrow looks at the sizes first, so that nothing of them is copied."""
-    half = pa.array(["x" * 2**20]).take(pa.array([0] * 1024))
-    with pytest.raises(pa.ArrowInvalid, match="overflow"):
-        pa.concat_arrays([half, half])
-    assert 2 * id_bytes.of_text(half) == id_bytes.MOST + 1
