@@ -238,9 +238,7 @@ def test_the_commands_of_the_guide_to_clusters(project):
     head, rollback = [block for block in blocks("cluster/README.md") if not needs(block)]
     for port in (6379, 8265, 52365):
         with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)), (
-                f"the guide needs port {port}, which is taken"
-            )
+            assert probe.connect_ex(("127.0.0.1", port)), f"the guide needs port {port}, which is taken"
     (trained,) = results(run(head, project))
     assert len(trained["loss"]) == 2
     assert (folder / "gru4rec-runs").is_dir()

@@ -16,13 +16,14 @@ from gru4rec.evaluation.decision import Decision, Version
 from gru4rec.evaluation.measure import Workers
 from gru4rec.evaluation.per_session import METRICS
 from gru4rec.evaluation.pieces import Piece
+from gru4rec.evaluation.report import shown_metric
 from gru4rec.evaluation.tally import Total, intervals
 from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import registry, runs
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CUTOFF = 20
-_SHOWN = ("recall", "mrr")  # on the terminal; the page has all
+_SHOWN = (f"recall_at_{CUTOFF}", f"mrr_at_{CUTOFF}")  # on the terminal, and what decides; the page has all
 
 
 def compare(settings: Compare) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def compare(settings: Compare) -> dict[str, Any]:
     result = {
         "split": settings.split,
         "ties": settings.ties,
+        "metric": settings.metric,
         "predictions": first.predictions,
         "sessions": first.sessions,
         "data_fingerprint": prepared.fingerprint,
@@ -157,22 +159,22 @@ def _details(one: Opened, total: Total) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """Models by row, metrics with their intervals by column, the best first."""
+    """Models by row, metrics with their intervals by column, the best by the metric that decides first."""
     title = f"{result['split']} split, {result['predictions']:,} predictions in {result['sessions']:,} sessions, "
     found = Table(title=title + f"{result['ties']} ties, 95 % intervals", title_justify="left")
     found.add_column("", no_wrap=True)
-    for name in _SHOWN:
-        found.add_column(
-            f"{name.capitalize() if name == 'recall' else name.upper()}@{CUTOFF}", justify="right", no_wrap=True
-        )
+    decides = result["metric"]
+    columns = [*_SHOWN, *([decides] if decides not in _SHOWN else [])]
+    for key in columns:
+        found.add_column(shown_metric(key), justify="right", no_wrap=True)
     for heading in ("coverage", "unknown", "ms", "MB"):
         found.add_column(heading, justify="right")
     metrics = result["metrics"]
-    for label in sorted(metrics, key=lambda label: -metrics[label][f"mrr_at_{CUTOFF}"]):
+    for label in sorted(metrics, key=lambda label: -metrics[label][decides]):
         cells = []
-        for name in _SHOWN:
-            low, high = result["intervals"][label][f"{name}_at_{CUTOFF}"]
-            cells.append(f"{metrics[label][f'{name}_at_{CUTOFF}']:.4f}\n{low:.4f}–{high:.4f}")
+        for key in columns:
+            low, high = result["intervals"][label][key]
+            cells.append(f"{metrics[label][key]:.4f}\n{low:.4f}–{high:.4f}")
         about = result["details"][label]
         shown = f"{label} (champion)" if label == result["champion"] else label
         coverage = f"{metrics[label][f'coverage_at_{CUTOFF}']:.1%}"

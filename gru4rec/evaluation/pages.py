@@ -8,6 +8,7 @@ import numpy as np
 from gru4rec.evaluation import per_session
 from gru4rec.evaluation.measure import CURVE
 from gru4rec.evaluation.relevance import METRICS, SHOWN
+from gru4rec.evaluation.report import shown_metric
 from gru4rec.evaluation.tally import LIST, Breakdown, Total
 from gru4rec.page import NUMBER, RAW, TEXT, Row, escaped, figure, svg, table
 from gru4rec.page import page as whole_page
@@ -41,7 +42,8 @@ def _heading(title: str, result: Mapping[str, Any]) -> str:
 def _body(
     result: Mapping[str, Any], totals: Mapping[str, Total], breakdowns: Sequence[Breakdown], tests: list[str]
 ) -> list[str]:
-    labels = sorted(totals, key=lambda label: -totals[label].metric(f"mrr_at_{CUTOFF}"))
+    decides = result.get("metric", f"mrr_at_{CUTOFF}")
+    labels = sorted(totals, key=lambda label: -totals[label].metric(decides))
     parts = [_metrics(result, labels), figure("Metrics", _intervals(result, labels)), *tests]
     parts += [_lists(totals, labels), figure("Recall by cut-off", _recall(totals, labels))]
     first = 0
@@ -104,7 +106,8 @@ def _tests(result: Mapping[str, Any]) -> str:
     ]
     columns = {"": RAW, "difference": NUMBER, "95 % interval": NUMBER, "p (corrected)": NUMBER}
     note = (
-        "Differences to the champion, less the margin; one-sided randomisation test over sessions, Holm's correction."
+        f"Differences in {shown_metric(result['metric'])} to the champion, less the margin; one-sided randomisation "
+        "test over sessions, Holm's correction."
     )
     return f'<h2>Against the champion</h2>\n{table("tests", columns, rows)}\n<p class="note">{note}</p>'
 

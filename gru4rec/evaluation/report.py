@@ -14,7 +14,7 @@ def comparison(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     for model in found:
         table.add_column(model, justify="right")
     for key in next(iter(found.values())):
-        table.add_row(_shown(key), *(f"{metrics[key]:.4f}" for metrics in found.values()))
+        table.add_row(shown_metric(key), *(f"{metrics[key]:.4f}" for metrics in found.values()))
     return table
 
 
@@ -28,13 +28,14 @@ def with_intervals(
     table = Table(title=title, title_justify="left")
     table.add_column("", overflow="fold")
     for key in keys:
-        table.add_column(_shown(key), justify="right", no_wrap=True)
+        table.add_column(shown_metric(key), justify="right", no_wrap=True)
     for model, metrics in found.items():
         table.add_row(model, *(_cell(metrics[key], intervals[model].get(key)) for key in keys))
     return table
 
 
-def _shown(key: str) -> str:
+def shown_metric(key: str) -> str:
+    """The name of a metric such as `recall_at_20` as people write it: Recall@20."""
     name, _, cutoff = key.partition("_at_")
     return f"{SHOWN.get(name, name.capitalize())}@{cutoff}"
 

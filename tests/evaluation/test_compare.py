@@ -182,6 +182,27 @@ def test_the_challenger_is_the_best_of_the_others_by_the_metric_that_decides(mon
     assert done == [("shop", best, "challenger"), best]
 
 
+@pytest.mark.parametrize(("metric", "order"), [("mrr_at_20", "ab"), ("recall_at_20", "ba"), ("ndcg_at_20", "ba")])
+def test_the_table_has_the_best_by_the_metric_that_decides_first(metric, order):
+    figures = {"a": (0.3, 0.1, 0.1), "b": (0.2, 0.2, 0.2)}
+    names = ("mrr_at_20", "recall_at_20", "ndcg_at_20")
+    metrics = {label: {**dict(zip(names, of, strict=True)), "coverage_at_20": 1.0} for label, of in figures.items()}
+    result = {
+        "split": "test",
+        "predictions": 1,
+        "sessions": 1,
+        "ties": "standard",
+        "champion": "",
+        "metric": metric,
+        "metrics": metrics,
+        "intervals": {label: dict.fromkeys(names, (0.0, 1.0)) for label in figures},
+        "details": {label: {"unknown_share": 0.0} for label in figures},
+    }
+    shown = compare_job.table(result)
+    assert "".join(shown.columns[0].cells) == order
+    assert (shown.columns[3].header == "NDCG@20") == (metric == "ndcg_at_20")
+
+
 def test_a_champion_that_changed_meanwhile_is_not_overwritten(store, data, registered, tmp_path, monkeypatch):
     """While it is measured, or while that is recorded."""
     poor, rolled_back_to, good = registered(1), registered(1, seed=3), registered(8)
