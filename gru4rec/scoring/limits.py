@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from gru4rec import storage
 from gru4rec.errors import InputError
 from gru4rec.sessions.catalogue import UNKNOWN, Catalogue, encoder, is_integer
+from gru4rec.sessions.file_names import PARQUET
 from gru4rec.storage import shown
 
 COLUMN = "item_id"
@@ -57,7 +58,7 @@ def _checked(path: str, known: Catalogue) -> pa.Array:
         raise InputError(f"{shown(path)}: cannot be read: {error}") from error
     kind = shown(path).partition("?")[0].lower()
     try:
-        if kind.endswith(".parquet"):
+        if kind.endswith(PARQUET):
             table = pq.read_table(pa.BufferReader(content))
             if COLUMN not in table.column_names:
                 raise InputError(f"has no column {COLUMN}; it has {' '.join(table.column_names)}")

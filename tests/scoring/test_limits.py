@@ -30,6 +30,7 @@ def write(path, content):
     ("name", "content"),
     [
         ("a.parquet", pa.table({"other": [1, 2, 3, 4], "item_id": pa.array([40, 20, 20, 99], pa.int16())})),
+        ("a.PQ", pa.table({"item_id": [40, 20, 20, 99]})),
         ("a.csv", "item_id\n40\n20\n20\n99\n"),
         ("a.csv", "\ufeffname,item_id\r\nx,40\r\n\r\ny, 20 \r\nz,20\r\nq,x\r\n"),
         ("a.txt", "40\n20\n\n 20\n20.0\n"),
