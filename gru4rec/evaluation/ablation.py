@@ -146,11 +146,11 @@ def _record(settings: Ablate, experiment: str, prepared: Prepared, result: dict[
     """An MLflow run with the figures and the table; its id."""
     parameters = {name: value for name, value in dataclasses.asdict(settings).items() if name in _parameters()}
     run_id = runs.start_run(experiment, parameters, prepared.folder, prepared.fingerprint, kind="ablate")
-    for row in result["rows"]:
-        label = row["model"].replace(" ", "-")
-        runs.log_metrics(run_id, {f"{label}/{key}": row[key] for key in row if isinstance(row[key], float)})
-    runs.log_text(run_id, table, "ablation.md")
-    runs.finish(run_id)
+    with runs.ending(run_id):
+        for row in result["rows"]:
+            label = row["model"].replace(" ", "-")
+            runs.log_metrics(run_id, {f"{label}/{key}": row[key] for key in row if isinstance(row[key], float)})
+        runs.log_text(run_id, table, "ablation.md")
     return run_id
 
 

@@ -199,8 +199,7 @@ def _record(settings: Compare, experiment: str, prepared: Prepared, found: list[
     shown = {"models": [storage.shown(uri) for uri in settings.models], "baselines": list(settings.baselines)}
     parameters = {**shown, **{name: getattr(settings, name) for name in ("split", "ties", "metric", "margin", "level")}}
     run_id = runs.start_run(experiment, parameters, prepared.folder, prepared.fingerprint, kind="compare")
-    status = "FAILED"
-    try:
+    with runs.ending(run_id):
         for one in found:
             figures = result["metrics"][one.label] | {
                 name: value for name, value in result["details"][one.label].items() if isinstance(value, int | float)
@@ -213,9 +212,6 @@ def _record(settings: Compare, experiment: str, prepared: Prepared, found: list[
         runs.log_json(run_id, result, "comparison.json")
         if settings.report:
             runs.log_file(run_id, settings.report)
-        status = "FINISHED"
-    finally:
-        runs.finish(run_id, status)
     return run_id
 
 

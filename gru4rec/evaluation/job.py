@@ -157,8 +157,7 @@ def _record(
         **{name: getattr(settings, name) for name in ("baselines", "split", "ties", "relevant", "cutoffs")},
     }
     run_id = runs.start_run(experiment, parameters, prepared.folder, prepared.fingerprint, kind="evaluate")
-    status = "FAILED"
-    try:
+    with runs.ending(run_id):
         for one in opened:
             figures = result["metrics"][one.label]
             baseline = one.about.kind == "baseline"
@@ -172,7 +171,4 @@ def _record(
         runs.log_text(run_id, page, PAGE)
         if settings.report:
             outputs.write_text(settings.report, page)
-        status = "FINISHED"
-    finally:
-        runs.finish(run_id, status)
     return run_id

@@ -83,12 +83,12 @@ def _record(settings: Score, content: Mapping[str, Any], measured: Mapping[str, 
         tags=tags,
         name=f"score {settings.date}".strip(),
     )
-    runs.log_metrics(run_id, {**metrics(content), **measured})
-    runs.log_json(run_id, content, manifest.MANIFEST)
-    if settings.date:
-        before = manifest.nights(settings.out, settings.date, NIGHTS - 1)
-        runs.log_text(run_id, drift([*reversed(before), content]), PAGE)
-    runs.finish(run_id, "FAILED" if failed else "FINISHED")
+    with runs.ending(run_id, "FAILED" if failed else "FINISHED"):
+        runs.log_metrics(run_id, {**metrics(content), **measured})
+        runs.log_json(run_id, content, manifest.MANIFEST)
+        if settings.date:
+            before = manifest.nights(settings.out, settings.date, NIGHTS - 1)
+            runs.log_text(run_id, drift([*reversed(before), content]), PAGE)
     if not failed:
         storage.write_json(storage.join(place, content["result"], MARK), {"run_id": run_id})
     return run_id

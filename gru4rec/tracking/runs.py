@@ -4,15 +4,16 @@ MLflow is imported inside the functions, after its chatter was silenced. Runs ar
 by their id, never as "the active run", so that any process may add to one.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gru4rec import storage
-from gru4rec.errors import GRU4RecError
+from gru4rec.errors import GRU4RecError, masked
 
 DEFAULT_STORE = "mlflow.db"
 _BATCH = 1000  # metrics that MLflow takes at once
@@ -220,6 +221,25 @@ def log_text(run_id: str, content: str, name: str) -> None:
     import mlflow
 
     mlflow.MlflowClient().log_text(run_id, content, name)
+
+
+@contextlib.contextmanager
+def ending(run_id: str, well: str = "FINISHED") -> Iterator[None]:
+    """End the run with the block: as `well` says; FAILED where the block raises, KILLED where it was interrupted.
+
+    What the block raises is what comes out: if the store cannot be told then, that is a warning.
+    """
+    try:
+        yield
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        try:
+            finish(run_id, status)
+        except Exception as untold:
+            reason = masked(str(untold).partition("\n")[0])
+            print(f"WARNING: MLflow still shows run {run_id} as running: {reason}", file=sys.stderr, flush=True)
+        raise
+    finish(run_id, well)
 
 
 def finish(run_id: str, status: str = "FINISHED") -> None:

@@ -53,8 +53,7 @@ def train(settings: Train) -> dict[str, Any]:
         )
         run = _begun(begun, settings, experiment, prepared, old)
         console.print(f"run {run.name}" + (": going on" if begun else f"; if it is interrupted: --resume {run.name}"))
-        status = "FAILED"
-        try:
+        with runs.ending(run.run_id):
             _log_report(run, prepared)
             transitions = splits["train"]["transitions"]
             told = ray_metrics.of_training(run.name, transitions)
@@ -67,9 +66,6 @@ def train(settings: Train) -> dict[str, Any]:
             version = record(facts, trained, model, run.run_id)
             if settings.model_out:
                 _copy(model, settings.model_out)
-            status = "FINISHED"
-        finally:
-            runs.finish(run.run_id, status)
     others = {name: dict(found) for name, found in facts.metrics.items() if name != model_card.MODEL}
     _show(console, trained, others, settings, version)
     result = {

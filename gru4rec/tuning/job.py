@@ -44,7 +44,7 @@ def tune(settings: Tune) -> dict[str, Any]:
         + (f"; going on after {ended}" if ended else f"; if it is interrupted: --resume {name}")
     )
     runs.reopen(kept["run_id"])
-    try:
+    with runs.ending(kept["run_id"]):
         with on_ray.connected(settings.verbose):
             kept_runs = tracked.Tracked(kept["run_id"])
             _make_good(folder, trials, kept_runs)
@@ -77,11 +77,7 @@ def tune(settings: Tune) -> dict[str, Any]:
         result["run_id"] = kept["run_id"]
         result = json.loads(json.dumps(result, default=float))  # as whoever asks again will get it
         records.tidy(folder)
-        runs.finish(kept["run_id"])  # first: where there is a result, nothing is left to do
-        storage.write_json(storage.join(folder, records.RESULT), result)
-    except BaseException:
-        runs.finish(kept["run_id"], "FAILED")
-        raise
+    storage.write_json(storage.join(folder, records.RESULT), result)  # last: where it is, nothing is left to do
     return result
 
 

@@ -124,8 +124,26 @@ def test_a_file_is_kept_with_a_run_once(store, client, tmp_path, bucket):
     }
 
 
-@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
-def test_a_run_may_end_badly(store, client, status):
-    run_id = runs.start_run(runs.connect(store), {})
-    runs.finish(run_id, status)
-    assert client.get_run(run_id).info.status == status
+@pytest.mark.parametrize(("error", "status"), [(OSError("full"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_a_run_ends_with_its_block_and_well_only_where_that_does(store, client, error, status):
+    good, bad, refused = (runs.start_run(runs.connect(store), {}) for _ in range(3))
+    with runs.ending(good):
+        assert client.get_run(good).info.status == "RUNNING"
+    with pytest.raises(type(error)), runs.ending(bad):
+        raise error
+    with runs.ending(refused, "FAILED"):
+        pass
+    assert [client.get_run(one).info.status for one in (good, bad, refused)] == ["FINISHED", status, "FAILED"]
+
+
+def test_a_store_that_is_gone_at_the_end_does_not_hide_why_the_run_failed(monkeypatch, capsys):
+    def gone(*_):
+        raise ConnectionError("no store at http://who:hush@host/\nand a long story")
+
+    monkeypatch.setattr(runs, "finish", gone)
+    with pytest.raises(ValueError, match="the reason"), runs.ending("abc"):
+        raise ValueError("the reason")
+    said = capsys.readouterr().err
+    assert said == "WARNING: MLflow still shows run abc as running: no store at http://***@host/\n"
+    with pytest.raises(ConnectionError), runs.ending("abc"):
+        pass
