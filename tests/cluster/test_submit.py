@@ -1,7 +1,9 @@
 """`ray job submit` as the README has it, to a head node that asks for a token."""
 
+import re
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from gru4rec.config import Simulate
 from gru4rec.sessions.simulate import simulate
 
 pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +54,26 @@ def test_who_does_not_know_the_token_is_refused(head):
     done = head.submit("python jobs/prepare.py --help", env={"RAY_AUTH_TOKEN": "another one"})
     assert done.returncode == 1
     assert "usage:" not in done.stdout
+
+
+def test_what_is_sent_is_what_a_job_needs(tmp_path):
+    """By Ray's own packing: the code, and nothing of what the README's commands leave in the folder."""
+    try:
+        from ray._private.runtime_env.packaging import _zip_files
+    except ImportError:
+        pytest.skip("this version of Ray packs elsewhere")
+    sent = {"jobs/train.py", "gru4rec/cli.py", "pyproject.toml", "out_of_stock.csv"}
+    kept = {".git/HEAD", "tests/test_cli.py", "cluster/README.md", "mlflow.db", "mlartifacts/1/x", "gru4rec-runs/r/x"}
+    readme = (ROOT / "README.md").read_text()
+    written = set(re.findall(r"--out ([a-z.]+)(?=[\s`])", readme))
+    assert {"clicks", "data", "recommendations", "items.parquet"} <= written
+    kept |= {name if "." in name else f"{name}/part-0.parquet" for name in written} | {"comparison.html"}
+    folder = tmp_path / "project"
+    for name in (*sent, *kept):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    for name in (".gitignore", ".rayignore"):
+        shutil.copy(ROOT / name, folder)
+    _zip_files(str(folder), [], str(tmp_path / "sent.zip"), include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "sent.zip") as packed:
+        assert set(packed.namelist()) - {".gitignore", ".rayignore"} == sent
