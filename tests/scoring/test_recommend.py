@@ -172,8 +172,11 @@ def test_sliced_and_chunked_input():
     rows = [[25], [35, 5], None, [15]]
     whole = sessions(rows)
     chunked = pa.concat_tables([whole.slice(1, 2), whole.slice(3)])
-    expected = recommend(MODEL, INTS, whole, 5).slice(1)
-    assert recommend(MODEL, INTS, chunked, 5).to_pylist() == expected.to_pylist()
+    found, expected = recommend(MODEL, INTS, chunked, 5), recommend(MODEL, INTS, whole, 5).slice(1)
+    assert found.drop(["scores"]).equals(expected.drop(["scores"]))
+    # Batches of two rows and of three: some processors round their sums differently (scoring/steady.py).
+    for one, two in zip(found["scores"].to_pylist(), expected["scores"].to_pylist(), strict=True):
+        assert one == pytest.approx(two, rel=1e-6, abs=1e-7)
 
 
 def test_a_catalogue_with_a_gap_or_a_double_is_an_error():
