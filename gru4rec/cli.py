@@ -5,21 +5,26 @@ settings or input. Either error is one line `error: …` on stderr; `--debug` ad
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
 import os
+import re
+import signal
 import sys
+import threading
 import tomllib
 import traceback
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
 
 from gru4rec.config import PRESETS
 from gru4rec.errors import GRU4RecError, InputError, masked
+from gru4rec.outputs import lost_with_the_job
 
 S = TypeVar("S")
 
@@ -142,8 +147,37 @@ def _base(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return begun(str(values.get("storage", place)), str(values["resume"]))
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
 def _one_line(error: BaseException) -> str:
-    return masked(" ".join(str(error).split())) or type(error).__name__
+    return masked(" ".join(_COLOURS.sub("", str(error)).split())) or type(error).__name__
+
+
+def _first(error: Exception) -> Exception:
+    """The error itself, where Ray has wrapped it into the traceback of the task that it comes from."""
+    while isinstance(cause := getattr(error, "cause", None), Exception):
+        error = cause
+    return error
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM, with which `ray job stop` and Kubernetes begin, raises SystemExit inside the block, so that what the job
+    holds is let go. Once a job is connected to Ray, Ray's own handler does the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequence[str] | None = None) -> int:
@@ -156,11 +190,22 @@ def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequenc
         settings = parse(kind, arguments)
         debug = bool(getattr(settings, "debug", debug))
         quiet(bool(getattr(settings, "verbose", False)))
-        result = job(settings)
+        for warning in lost_with_the_job(settings):
+            print(f"WARNING: {warning}", file=sys.stderr, flush=True)
+        stopped = False
+        with _stoppable():
+            try:
+                result = json.dumps(job(settings), allow_nan=False, default=_plain)
+            except SystemExit:
+                stopped = True
+        if stopped:
+            print("error: stopped (SIGTERM)", file=sys.stderr, flush=True)
+            return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         return 1
-    except Exception as error:
+    except Exception as raised:
+        error = _first(raised)
         if debug:
             print(masked(traceback.format_exc()), file=sys.stderr)
         sys.stdout.flush()
@@ -169,7 +214,7 @@ def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequenc
         print(f"error: {text}{hint}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else 1
     sys.stderr.flush()
-    print(json.dumps(result, allow_nan=False, default=_plain), flush=True)
+    print(result, flush=True)
     return 0
 
 

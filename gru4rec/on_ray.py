@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import ray
 
-from gru4rec.errors import InputError
+from gru4rec.errors import InputError, masked
 
 
 @contextlib.contextmanager
@@ -17,23 +17,31 @@ def connected(verbose: bool = False) -> Iterator[None]:
     """Be connected to Ray inside the block.
 
     Joins the cluster of RAY_ADDRESS where that is set (`ray job submit` sets it), leaves a connection as it was
-    where there is one, and otherwise starts a cluster on this machine and ends it with the block.
+    where there is one, and otherwise starts a cluster on this machine and ends it with the block. Raises InputError
+    where there is no cluster at that address.
     """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = _address()
     environment = worker_environment(verbose)
     if not address:
         # Workers here inherit it. A runtime environment would cost the workers that Ray starts ahead.
         os.environ.update(environment)
-    ray.init(
-        address=address or "local",
-        include_dashboard=None if address else False,
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-        runtime_env={"env_vars": environment} if address else None,
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+            runtime_env={"env_vars": environment} if address and environment else None,
+        )
+    except (ValueError, ConnectionError) as error:
+        if not address:
+            raise
+        # What stands in braces are environments, with all their variables.
+        said = re.sub(r"\{.*\}", "{…}", " ".join(str(error).split()))
+        raise InputError(f"RAY_ADDRESS {masked(address)}: {said}") from None
     if not verbose:
         quiet_data()
     try:
@@ -42,12 +50,18 @@ def connected(verbose: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
+def _address() -> str:
+    """The cluster to join; empty for one of the job's own."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
 def may_grow() -> bool:
     """Whether nodes may join while the job waits: on a cluster that it was submitted to, not on one of its own.
 
     A cluster that scales from zero has nothing to begin with, and gets nodes for what waits there.
     """
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return bool(_address())
 
 
 def check_one(flag: str, wanted: float, kind: str, of: str, remedy: str) -> None:
@@ -60,8 +74,12 @@ def check_one(flag: str, wanted: float, kind: str, of: str, remedy: str) -> None
 
 
 def worker_environment(verbose: bool) -> dict[str, str]:
-    """Environment variables for every worker process of the job."""
-    return {} if verbose else {"PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning"}
+    """Environment variables for every worker process of the job, but for what its user has set.
+
+    A submitted job may not set what its runtime environment sets already.
+    """
+    ours = {} if verbose else {"PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning"}
+    return {name: value for name, value in ours.items() if name not in os.environ}
 
 
 def quiet_data() -> None:

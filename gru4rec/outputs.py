@@ -1,6 +1,8 @@
 """Files and folders that a job leaves where its user wants them: looked at before the work, made after it."""
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from gru4rec import storage
 from gru4rec.errors import InputError
@@ -33,6 +35,25 @@ def _check_place(flag: str, path: str) -> None:
         raise InputError(f"{flag} {path}: {place} is not a folder; name another place")
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{flag} {path}: {place} cannot be written to; name another place")
+
+
+_COPIES = "/runtime_resources/working_dir_files/"  # where Ray unpacks the working directories of submitted jobs
+
+
+def lost_with_the_job(settings: Any) -> Iterator[str]:
+    """One line for each place that a job writes to inside the copy of the working directory that it was submitted with:
+    Ray deletes that some time after the job.
+    """
+    here = os.path.join(os.getcwd(), "")
+    if _COPIES not in here:
+        return
+    for name in ("out", "storage", "model_out"):
+        path = getattr(settings, name, "")
+        if path and "://" not in path and storage.absolute(path).startswith(here):
+            yield (
+                f"--{name.replace('_', '-')} {path} lies in the copy of the working directory that this submitted job "
+                "runs in, and is lost with it; give an absolute path, or one on storage such as s3://"
+            )
 
 
 def write_text(path: str, text: str) -> None:

@@ -1,6 +1,9 @@
 """The job contract: where settings come from, what an error looks like, what the last line is."""
 
 import json
+import os
+import signal
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -101,6 +104,72 @@ def test_credentials_of_a_uri_do_not_reach_the_log(capsys, login):
     assert "bucket/clicks: no such file" in shown
     assert "bucket/more" in shown
     assert "secret" not in shown
+
+
+def test_what_a_ray_task_raised_is_told_without_its_traceback(capsys):
+    import ray
+
+    for cause, code in ((InputError("data/a.csv: row 3"), 2), (ValueError("odd"), 1)):
+        wrapped = ray.exceptions.RayTaskError("f", "\x1b[36mray::f()\x1b[39m (pid=1)\n  File ...", cause)
+
+        def fail(settings, wrapped=wrapped):
+            raise wrapped.as_instanceof_cause()
+
+        assert cli.run(Example, fail, ["--count", "4"]) == code
+        said = capsys.readouterr().err
+        assert said.startswith("error: data/a.csv: row 3\n" if code == 2 else "error: ValueError: odd (run again")
+
+
+def test_colours_do_not_reach_the_log(capsys):
+    def fail(settings):
+        raise GRU4RecError("\x1b[31mred\x1b[0m and\x1b[1;36m blue")
+
+    cli.run(Example, fail, ["--count", "4"])
+    assert capsys.readouterr().err == "error: red and blue\n"
+
+
+def test_a_job_that_is_stopped_lets_go_of_what_it_holds_and_says_so(capsys):
+    let_go = []
+
+    def job(settings):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            let_go.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.run(Example, job, ["--count", "4"]) == 1
+    assert let_go
+    assert capsys.readouterr().err == "error: stopped (SIGTERM)\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_result_that_is_no_json_is_an_error_like_others(capsys):
+    assert cli.run(Example, lambda settings: {"loss": float("nan")}, ["--count", "4"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ValueError: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        (["--storage", "s3://bucket/runs"], []),
+        ([], ["--storage gru4rec-runs"]),
+        (["--storage", "/elsewhere", "--model-out", "models/new"], ["--model-out models/new"]),
+    ],
+)
+def test_what_a_submitted_job_writes_into_its_copy_is_warned_of(tmp_path, monkeypatch, capsys, flags, warned):
+    copy = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert cli.run(config.Train, lambda settings: {}, flags) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(" lies in the copy")[0] for line in said] == [f"WARNING: {one}" for one in warned]
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(config.Train, lambda settings: {}, flags) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_token_of_a_server_is_masked():

@@ -26,7 +26,8 @@ class Told:
 
     def _tell(self, **changed) -> None:
         self._news = dataclasses.replace(self._news, **changed)
-        self._watcher(self._news)
+        self._watcher.show(self._news)
+        self._watcher.record(self._news)
 
     def begins(self, done, checkpoint):
         self._tell(stage="training", epoch=len(done), done=tuple(done), workers=1)

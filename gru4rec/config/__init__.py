@@ -5,7 +5,7 @@ pyarrow is installed; `gru4rec.cli` turns them into flags, reads TOML and checks
 """
 
 from gru4rec.config.bench import Bench
-from gru4rec.config.common import MODEL_NAME, Common, Tracking
+from gru4rec.config.common import MODEL_NAME, Common, Tracking, setting
 from gru4rec.config.evaluate import Ablate, Compare, Evaluate
 from gru4rec.config.hyperparameters import PRESETS, PUBLISHED_LOSSES, Hyperparameters
 from gru4rec.config.prepare import Prepare, Simulate, Simulation
@@ -30,4 +30,5 @@ __all__ = [
     "Tracking",
     "Train",
     "Tune",
+    "setting",
 ]

@@ -44,7 +44,7 @@ def ablate(settings: Ablate) -> dict[str, Any]:
         raise InputError(f"{storage.shown(settings.data)}: the test split has nothing to predict")
     outputs.check_file("--out", settings.out)
     experiment = runs.connect(settings.tracking_uri, settings.experiment)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     cells = {f"{loss} {units}": cell(settings, loss, units) for loss in settings.losses for units in settings.units}
     found: dict[str, tuple[Total, float]] = {}
     with on_ray.connected(settings.verbose):

@@ -40,7 +40,7 @@ def compare(settings: Compare) -> dict[str, Any]:
     if not prepared.summary["splits"][settings.split]["transitions"]:
         raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
     outputs.check_file("--report", settings.report)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     cut = pieces.cut(prepared, settings.split)
     found = _opened(settings, prepared, cut)
     champion = _champion(settings, found)

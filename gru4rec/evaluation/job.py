@@ -33,7 +33,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         raise InputError("nothing to evaluate: give --model, --baselines, or both")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     prepared = Prepared(settings.data)
     prepared.verify_items()
     if not prepared.summary["splits"][settings.split]["transitions"]:

@@ -34,4 +34,4 @@ def show(result: Mapping[str, Any], model: str) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
         table.add_row(name, value)
-    Console(stderr=True, soft_wrap=True).print(table)
+    Console(stderr=True, markup=False, soft_wrap=True).print(table)

@@ -66,4 +66,4 @@ def show(summary: dict[str, Any]) -> None:
             later = summary["split"]["later_train_clicks"]
             table.add_row("  of these later than the split: sessions stay whole", "", f"{later:,}")
     table.add_row("items", "", f"{summary['items']:,}")
-    Console(stderr=True, highlight=False).print(table)
+    Console(stderr=True, highlight=False, markup=False).print(table)

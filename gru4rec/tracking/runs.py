@@ -224,13 +224,17 @@ def log_text(run_id: str, content: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def ending(run_id: str, well: str = "FINISHED") -> Iterator[None]:
+def ending(run_id: str, well: str = "FINISHED", left: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """End the run with the block: as `well` says; FAILED where the block raises, KILLED where it was interrupted.
+
+    It is left as it is where the block raises one of `left`: others are at work on it then.
 
     What the block raises is what comes out: if the store cannot be told then, that is a warning.
     """
     try:
         yield
+    except left:
+        raise
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         try:

@@ -1,8 +1,7 @@
 """The train job: data (simulated where none is given), training on Ray, MLflow run, registered version, a table."""
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +15,8 @@ from gru4rec.tracking import folder as model_folder
 from gru4rec.tracking import model_card, registry, runs
 from gru4rec.training import run_folder
 from gru4rec.training.describe import describe
-from gru4rec.training.loop import MODEL
-from gru4rec.training.on_ray import News, fit, parameters
+from gru4rec.training.loop import MODEL, TakenOver
+from gru4rec.training.on_ray import fit, lacking, parameters
 from gru4rec.training.progress import Finished
 from gru4rec.training.record import record
 from gru4rec.training.run_folder import Run
@@ -27,7 +26,7 @@ from gru4rec.training.watcher import Watcher
 
 def train(settings: Train) -> dict[str, Any]:
     """Run the job, or what is left of it; the result has the keys of the job contract."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     # What is wrong with the settings, the data, the models' places or the MLflow store is said before Ray starts.
     begun = run_folder.find(settings)
     finished = begun.result() if begun else None
@@ -43,6 +42,7 @@ def train(settings: Train) -> dict[str, Any]:
     old = "" if begun else _old_model(settings)
     experiment = runs.connect(settings.tracking_uri, settings.experiment)
     with on_ray.connected(settings.verbose):
+        lacking(settings)  # what no machine can do is refused before a run of it is begun
         prepared = given or _opened(_simulated(settings, console), settings)
         if old:
             _say_overlap(old, prepared, settings, console)
@@ -53,13 +53,13 @@ def train(settings: Train) -> dict[str, Any]:
         )
         run = _begun(begun, settings, experiment, prepared, old)
         console.print(f"run {run.name}" + (": going on" if begun else f"; if it is interrupted: --resume {run.name}"))
-        with runs.ending(run.run_id):
+        with runs.ending(run.run_id, left=(TakenOver,)):
             _log_report(run, prepared)
             transitions = splits["train"]["transitions"]
             told = ray_metrics.of_training(run.name, transitions)
             with Watcher(console, settings.epochs, transitions, run.run_id) as watcher:
-                watch = partial(_each, (watcher, told))
-                trained = fit(settings, prepared, run.folder, watch, run.start if settings.warm_start else "")
+                listeners = (watcher.show, watcher.record, told)
+                trained = fit(settings, prepared, run.folder, listeners, run.start if settings.warm_start else "")
             model = storage.join(run.folder, MODEL)
             console.print("ranking the test split once more, for intervals and baselines")
             facts = describe(settings, prepared, trained, model)
@@ -109,11 +109,6 @@ def _copy(model: str, out: str) -> None:
     kept, optimizer = model_folder.load(model), model_folder.load_optimizer(model)
     target, card = storage.absolute(out), model_folder.read_card(model)
     model_folder.save(kept.model, kept.items, target, kept.config, optimizer, card)
-
-
-def _each(listeners: Sequence[Callable[[News], None]], news: News) -> None:
-    for listener in listeners:
-        listener(news)
 
 
 def _begun(begun: Run | None, settings: Train, experiment: str, prepared: Prepared, old: str) -> Run:

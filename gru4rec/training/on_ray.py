@@ -39,8 +39,10 @@ RAY = "ray"  # what Ray Train itself writes, in the run's folder
 _SAME_EVERYWHERE = (Exploded, loop.Diverged)  # errors that all workers of one step meet alike
 
 
-class BadData(InputError):
-    """The prepared folder is damaged, or not the one that the run was begun with; all workers know."""
+class Unfit(InputError):
+    """A worker cannot train with what it was given, and all workers know: damaged data, others than the run was begun
+    with, or a place for the run that it does not share.
+    """
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def _work(config: dict[str, Any]) -> Finished | None:
     try:
         settings = Hyperparameters(**config["hyperparameters"])
         splits = ("train", "test", *(("valid",) if settings.patience else ()))
+        _check_place(config["plan"].place, exchange)
         prepared = _opened(config["data"], config["data_fingerprint"], splits, exchange)
         training = Training(settings, prepared, config["plan"], exchange, _Teller(board, exchange.size), device)
         return training.run()
@@ -158,15 +161,33 @@ def _work(config: dict[str, Any]) -> Finished | None:
         # What cannot be sent is sent as text: exceptions of libraries may not survive the way.
         ray.get(board.failed.remote(error if ours else RuntimeError(f"{type(error).__name__}: {error}"), ours))
         together = isinstance(error, _SAME_EVERYWHERE) and config["plan"].sync_every == 1
-        if (exchange.size == 1 and ours) or together or isinstance(error, BadData):
+        if (exchange.size == 1 and ours) or together or isinstance(error, Unfit):
             return None  # all workers are here; others would wait for one that returns, and go with one that fails
         raise
+
+
+def _check_place(run: str, exchange: Exchange) -> None:
+    """Raises Unfit in all workers where one does not see what the driver has put into the run's folder: nobody would
+    see what it leaves there.
+    """
+    found = ""
+    if not storage.exists(storage.join(run, loop.ATTEMPT)):
+        node = ray.util.get_node_ip_address()
+        found = f"--storage: the worker on {node} does not see {storage.shown(run)}; name a folder that all nodes reach"
+    _agree(found, exchange)
+
+
+def _agree(found: str, exchange: Exchange) -> None:
+    """Raises Unfit in all workers where one has `found` something to say."""
+    for message in exchange.collect(found.encode()):
+        if message:
+            raise Unfit(message.decode())
 
 
 def _opened(data: str, fingerprint: str, splits: Sequence[str], exchange: Exchange) -> Prepared:
     """The prepared folder, with its items and all files of the splits checked, of the files each worker some.
 
-    Raises BadData in all workers where one finds damage, or other data than those of the run's fingerprint: the folder
+    Raises Unfit in all workers where one finds damage, or other data than those of the run's fingerprint: the folder
     may have been prepared anew since the workers before these opened it.
     """
     found = ""
@@ -178,31 +199,35 @@ def _opened(data: str, fingerprint: str, splits: Sequence[str], exchange: Exchan
             prepared.verify(split, exchange.rank, exchange.size)
     except InputError as error:
         found = str(error)
-    for message in exchange.collect(found.encode()):
-        if message:
-            raise BadData(message.decode())
+    _agree(found, exchange)
     return prepared
 
 
 def fit(
-    settings: Train, data: Prepared, run: str, watch: Callable[[News], None], warm_start: str = "", every_s: float = 0.5
+    settings: Train,
+    data: Prepared,
+    run: str,
+    listeners: Sequence[Callable[[News], None]],
+    warm_start: str = "",
+    every_s: float = 0.5,
 ) -> Finished:
     """Train on the prepared folder `data` with Ray Train and evaluate on its test split; Ray must be connected.
 
     All that is needed to go on lies in the folder `run`, which workers on all nodes must reach: called again with it,
     after whatever happened, training goes on from the newest whole checkpoint. The final model is `run`/model.
-    `watch` hears the workers' news every `every_s` seconds on a thread of its own, and once more at the end: what it
-    raises before is a warning, at the end it fails the run. Raises InputError where this machine cannot hold the
-    workers, a file of the data is damaged, or workers that start (once more) find the folder prepared anew;
-    GRU4RecError where training fails, which names the last good checkpoint.
+    Each of the `listeners` hears the workers' news every `every_s` seconds on a thread of its own, and once more at the
+    end: what it raises before is a warning, at the end it fails the run. Raises InputError where this machine cannot
+    hold the workers, a file of the data is damaged, or workers that start (once more) find the folder prepared anew, or
+    do not share the folder `run`; TakenOver where another job goes on with the run; GRU4RecError where training fails,
+    which names the last good checkpoint.
     """
-    lacking = _lacking(settings)
+    waits_for = lacking(settings)
     attempt = uuid.uuid4().hex
     storage.write_bytes(storage.join(run, loop.ATTEMPT), attempt.encode())
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = NoticeBoard.options(scheduling_strategy=here).remote(settings.max_failures)  # type: ignore[attr-defined]
-    if lacking:
-        ray.get(board.say.remote(f"{lacking}; waiting for more to join"))
+    if waits_for:
+        ray.get(board.say.remote(f"{waits_for}; waiting for more to join"))
     least, most = settings.worker_range
     trainer = TorchTrainer(
         _work,
@@ -242,7 +267,9 @@ def fit(
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(_seconds(settings)))
     kept = storage.join(run, loop.CHECKPOINTS)
     try:
-        with _listening(board, watch, every_s):
+        with contextlib.ExitStack() as heard:
+            for listener in listeners:
+                heard.enter_context(_listening(board, listener, every_s))
             result = trainer.fit()
         news: News = ray.get(board.read.remote())
         fatal = ray.get(board.fatal.remote())
@@ -250,12 +277,15 @@ def fit(
         raise _reason(error, kept) from error
     finally:
         ray.kill(board)
-        with contextlib.suppress(OSError):
-            storage.remove_folder(storage.join(run, RAY))
+        with contextlib.suppress(OSError):  # what others have there is another attempt's, at work perhaps
+            storage.remove_folder(storage.join(run, RAY, attempt))
     if fatal is not None:
         raise _with_checkpoint(fatal, kept)
+    with contextlib.suppress(OSError):
+        storage.remove_folder(storage.join(run, RAY))
     try:
-        watch(news)
+        for listener in listeners:
+            listener(news)
     except Exception as error:
         raise GRU4RecError(
             f"all epochs are trained, and not all of their figures could be recorded: {_in_short(error)}; see that "
@@ -307,7 +337,7 @@ def _in_short(error: Exception) -> str:
     return masked(f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
-def _lacking(settings: Train) -> str:
+def lacking(settings: Train) -> str:
     """What the workers need and the cluster does not have; empty for nothing.
 
     Raises InputError where nothing can join: Ray would wait for it forever.
@@ -318,16 +348,16 @@ def _lacking(settings: Train) -> str:
     remedies = {"CPU": "lower --workers or --threads", "GPU": "leave out --gpus, or lower --workers"}
     for kind, wanted in need.items():
         if wanted > have.get(kind, 0):
-            lacking = f"--workers {settings.workers} need {wanted} {kind}s and the cluster has {have.get(kind, 0):g}"
+            what = f"--workers {settings.workers} need {wanted} {kind}s and the cluster has {have.get(kind, 0):g}"
             if not on_ray.may_grow():
-                raise InputError(f"{lacking}: {remedies[kind]}, or join a larger cluster")
-            return lacking
+                raise InputError(f"{what}: {remedies[kind]}, or join a larger cluster")
+            return what
     return ""
 
 
 def _with_checkpoint(error: Exception, kept: str) -> Exception:
     """The error with the name of the newest checkpoint in the folder `kept`."""
-    if not isinstance(error, GRU4RecError) or isinstance(error, InputError):
+    if not isinstance(error, GRU4RecError) or isinstance(error, InputError | loop.TakenOver):
         return error
     names = checkpoints.committed(kept)
     left = f"; the last good model is {storage.shown(storage.join(kept, names[-1], loop.MODEL))}" if names else ""

@@ -23,7 +23,8 @@ class Watcher:
     """Shows the workers' news: a bar on a terminal, elsewhere a line every `every_s` seconds; and a line an epoch.
 
     Each epoch is recorded in MLflow, once, whoever has recorded it, and so is each hundredth of an epoch. Where MLflow
-    fails, its error is raised, and the next call records what is missing.
+    fails, its error is raised, and the next call records what is missing. That can take minutes: `show` and `record`
+    are for a thread each.
     """
 
     def __init__(self, console: Console, epochs: int, transitions: int, run_id: str, every_s: float = 60.0) -> None:
@@ -53,7 +54,8 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, news: News) -> None:
+    def show(self, news: News) -> None:
+        """Tell a person what is new."""
         for message in news.said[self._said :]:
             style = "bold yellow" if message.startswith("WARNING") else None
             self._console.print(message, style=style, soft_wrap=True)  # paths stay whole, to be searched for
@@ -77,8 +79,9 @@ class Watcher:
             if number > self._shown:
                 self._shown = number
                 self._show(number, epoch)
-        # Recorded last, and noted as recorded once it is: where MLflow fails, a person has seen all, and the next call
-        # records what is missing.
+
+    def record(self, news: News) -> None:
+        """Record what is new in MLflow; noted as recorded once it is."""
         in_hand = {news.epoch: news.point.curve}
         self._record_parts(in_hand | {number: epoch.curve for number, epoch in enumerate(news.done)})
         for number, epoch in enumerate(news.done, start=1):

@@ -28,7 +28,7 @@ def tune(settings: Tune) -> dict[str, Any]:
 
     Raises InputError for settings, data or a space that cannot be, and GRU4RecError where no trial has a value.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     prepared, found, text = _checked(settings)
     folder, kept = _begun(settings, prepared, text)
     done = records.finished(folder, kept, settings)

@@ -136,6 +136,13 @@ def test_a_run_ends_with_its_block_and_well_only_where_that_does(store, client, 
     assert [client.get_run(one).info.status for one in (good, bad, refused)] == ["FINISHED", status, "FAILED"]
 
 
+def test_a_run_that_others_go_on_with_is_left_to_them(store, client):
+    run_id = runs.start_run(runs.connect(store), {})
+    with pytest.raises(TimeoutError), runs.ending(run_id, left=(TimeoutError,)):
+        raise TimeoutError
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
 def test_a_store_that_is_gone_at_the_end_does_not_hide_why_the_run_failed(monkeypatch, capsys):
     def gone(*_):
         raise ConnectionError("no store at http://who:hush@host/\nand a long story")

@@ -102,11 +102,16 @@ def test_a_machine_too_small_is_refused_and_a_cluster_may_grow(monkeypatch, flag
     monkeypatch.setattr(ray, "cluster_resources", lambda: have)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match=f"--workers 4:8 need {what} and the cluster has 0: {remedy}, or join"):
-        on_ray._lacking(settings)
+        on_ray.lacking(settings)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert on_ray._lacking(settings) == f"--workers 4:8 need {what} and the cluster has 0"
+    assert on_ray.lacking(settings) == f"--workers 4:8 need {what} and the cluster has 0"
     have |= {"CPU": 8.0, "GPU": 4.0}
-    assert on_ray._lacking(settings) == ""
+    assert on_ray.lacking(settings) == ""
+    # a Ray that the job starts itself grows no more than the machine
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    have.clear()
+    with pytest.raises(InputError, match="or join a larger cluster"):
+        on_ray.lacking(settings)
 
 
 class Two(Alone):
@@ -119,6 +124,23 @@ class Two(Alone):
 
     def collect(self, content):
         return [content, self._other]
+
+
+def test_a_worker_that_does_not_share_the_place_of_the_run_stops_all_before_they_train(tmp_path):
+    (tmp_path / "run").mkdir()
+    why = r"--storage: the worker on \S+ does not see .*/run; name a folder that all nodes reach"
+    for exchange in (Alone(), Two()):
+        with pytest.raises(on_ray.Unfit, match=why):
+            on_ray._check_place(str(tmp_path / "run"), exchange)
+    (tmp_path / "run" / "attempt").write_text("abc")
+    on_ray._check_place(str(tmp_path / "run"), Alone())
+    with pytest.raises(on_ray.Unfit, match="the other one"):
+        on_ray._check_place(str(tmp_path / "run"), Two("--storage: the other one"))
+
+
+def test_who_was_taken_over_is_told_so_and_no_more(tmp_path):
+    taken = on_ray.loop.TakenOver("another job has begun")
+    assert on_ray._with_checkpoint(taken, str(tmp_path)) is taken
 
 
 class TestOpened:
@@ -136,15 +158,15 @@ class TestOpened:
         now = prepared_folder(tmp_path / "data", {"train": SESSIONS}, 4)
         why = f"data: is not the data that this run was begun with.*{now.fingerprint[:12]}.*{made.fingerprint[:12]}"
         for exchange in (Alone(), Two()):
-            with pytest.raises(on_ray.BadData, match=why):
+            with pytest.raises(on_ray.Unfit, match=why):
                 on_ray._opened(made.folder, made.fingerprint, ("train",), exchange)
 
     def test_what_another_worker_finds_stops_this_one(self, made):
-        with pytest.raises(on_ray.BadData, match="part-1: is damaged"):
+        with pytest.raises(on_ray.Unfit, match="part-1: is damaged"):
             on_ray._opened(made.folder, made.fingerprint, ("train",), Two("part-1: is damaged"))
 
     def test_items_of_another_folder_stop_it(self, made):
         items = made.items.set_column(0, "item_id", made.items["item_id"].combine_chunks()[::-1])
         pq.write_table(items, f"{made.folder}/items.parquet")
-        with pytest.raises(on_ray.BadData, match=r"items\.parquet: is damaged"):
+        with pytest.raises(on_ray.Unfit, match=r"items\.parquet: is damaged"):
             on_ray._opened(made.folder, made.fingerprint, ("train",), Alone())

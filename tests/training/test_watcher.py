@@ -29,7 +29,8 @@ def watch(run_id: str, *news: News, **options) -> str:
     shown = io.StringIO()
     with Watcher(Console(file=shown, width=400), 3, 1000, run_id, **options) as watcher:
         for told in news:
-            watcher(told)
+            watcher.show(told)
+            watcher.record(told)
     return shown.getvalue()
 
 
@@ -88,11 +89,13 @@ def test_what_mlflow_could_not_take_is_shown_and_recorded_later(run_id, monkeypa
                     raise OSError("database is locked")
 
                 patch.setattr(runs, failing, locked)
+                watcher.show(told)
                 with pytest.raises(OSError, match="locked"):
-                    watcher(told)
+                    watcher.record(told)
         assert shown.getvalue().count("epoch 1/3") == shown.getvalue().count("epoch 2/3") == 1
         for _ in range(2):
-            watcher(told)
+            watcher.show(told)
+            watcher.record(told)
     client = mlflow.MlflowClient()
     assert [(point.step, point.value) for point in client.get_metric_history(run_id, "loss")] == [(1, 5.0), (2, 4.0)]
     assert [point.step for point in client.get_metric_history(run_id, "curves/loss")] == [220]
