@@ -196,9 +196,10 @@ def test_lists_that_cannot_be_read_together_are_refused(tmp_path):
 
 
 def test_longer_lists_make_smaller_pieces():
-    found = source.Source("", [("a", 10**7)], INT, "", "", None)
-    sizes = {k: source.pieces(found, top_k=k)[0][0].rows for k in (20, 128, 500, 10**9)}
-    assert sizes == {20: 131_072, 128: 131_072, 500: source.ENTRIES // 500, 10**9: 1}
+    found, few = (source.Source("", [("a", rows)], INT, "", "", None) for rows in (10**7, 3))
+    sizes = {k: source.pieces(found, top_k=k)[0][0].rows for k in (20, 128, 500)}
+    assert sizes == {20: 131_072, 128: 131_072, 500: source.ENTRIES // 500}
+    assert [span.rows for (span,) in source.pieces(few, top_k=10**9)] == [1, 1, 1]
 
 
 def test_a_file_that_is_written_anew_under_the_job_is_noticed(tmp_path):
