@@ -31,19 +31,18 @@ from gru4rec.config import Hyperparameters
 from gru4rec.errors import GRU4RecError, masked
 from gru4rec.evaluation import ranking
 from gru4rec.evaluation.metrics import RankingMetrics
-from gru4rec.model import negatives
 from gru4rec.model.network import GRU4Rec, initialise
-from gru4rec.sessions.prepared import Prepared, Shard, Shuffled, Source
+from gru4rec.sessions.prepared import Prepared
 from gru4rec.tracking import folder as model_folder
 from gru4rec.training import checkpoints, curve, lane_state
 from gru4rec.training.exchange import Exchange
+from gru4rec.training.order import order
 from gru4rec.training.progress import Done, Finished, Listener, Point, WorkerFigures, done_from
 from gru4rec.training.trainer import BLOCK_STEPS, Trainer
 from gru4rec.training.warm_start import Overlap, carried_over
 
 CHECKPOINTS, BEST, MODEL, ATTEMPT = "checkpoints", "best", "model", "attempt"
 
-_ORDER = 64  # purpose of random streams, beside those of the trainer
 _PROGRESS_S = 0.5  # between two pieces of news within an epoch
 EVALUATED = 1024  # sessions that are ranked at a time
 
@@ -388,17 +387,3 @@ class Training:
         mine = [last.own_events / seconds, *shares, a_step, resident, gpu / 2**20]
         everyone = self._exchange.share(np.array(mine).view(np.int64)).view(np.float64)
         return tuple(WorkerFigures(*row) for row in everyone.tolist())
-
-
-def order(shards: Sequence[Shard], settings: Hyperparameters, epoch: int, rank: int, size: int) -> list[Source]:
-    """The shards of a worker in an epoch: rank, rank + size, … of all in time order.
-
-    Or of all in a new order each epoch, and so the sessions of each shard.
-    """
-    if settings.order == "time":
-        return list(shards[rank::size])
-    places = negatives.stream(settings.seed, _ORDER, epoch, 0).permutation(len(shards))
-    return [
-        Shuffled(shards[place], functools.partial(negatives.stream, settings.seed, _ORDER, epoch, 1 + int(place)))
-        for place in places[rank::size]
-    ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gru4rec.config import Hyperparameters
 from gru4rec.sessions.prepared import Sessions, concatenate, shuffled
-from gru4rec.training.loop import order
+from gru4rec.training.order import order
 
 lists = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=12)
 
