@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ print(json.dumps({"status": client.get_job_status(name).value, "logs": client.ge
 class Head:
     """`ray start --head`; ended by the ids of its processes. The folder's path is short: Ray has sockets below it."""
 
-    def __init__(self, folder: Path, token: str = "", cpus: int = 2) -> None:
-        """With a `token`, whoever does not know it is refused."""
+    def __init__(
+        self, folder: Path, token: str = "", cpus: int = 2, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """With a `token`, whoever does not know it is refused. `environment` is the head's own, beside the usual."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "home").mkdir()
@@ -49,6 +52,7 @@ class Head:
             **({"RAY_AUTH_TOKEN": token} if token else {}),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            **(environment or {}),
         }
         options = {
             "port": ports[0],
@@ -94,6 +98,22 @@ class Head:
         done = self._run([sys.executable, "-c", CLIENT], input=json.dumps(asked))
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
+
+    def start(self, entrypoint: str) -> str:
+        """Submit a job and leave it to itself: its name."""
+        command = ["ray", "job", "submit", "--no-wait", "--working-dir", ".", "--", *entrypoint.split()]
+        done = self._run(command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"Job '(raysubmit_\w+)'", done.stdout)[0]
+
+    def stop(self, name: str) -> None:
+        """`ray job stop`, which waits until the job has ended."""
+        done = self._run(["ray", "job", "stop", name])
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def logs(self, name: str) -> str:
+        """What a job has printed so far."""
+        return self._run(["ray", "job", "logs", name]).stdout
 
     def job_status(self, name: str) -> str:
         """What `ray job status` says of a job."""

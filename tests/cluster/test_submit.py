@@ -3,9 +3,13 @@
 import re
 import shutil
 import tempfile
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import pytest
 from cluster.head import Head, result
 
@@ -14,6 +18,15 @@ from gru4rec.sessions.simulate import simulate
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def wait_until(there: Callable[[], Any], seconds: float = 120) -> Any:
+    """What `there` gives once that is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := there()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +46,9 @@ def head(place):
 def test_a_job_succeeds_and_its_log_ends_with_the_result(head, place):
     clicks, out = place / "clicks", place / "prepared"
     made = simulate(Simulate(out=str(clicks), sessions=500, items=40), str(clicks))
-    done = head.submit(f"python jobs/prepare.py --clicks {clicks} --out {out} --no-report")
+    # with a variable that the job would set for its workers itself
+    variables = {"PYTHONWARNINGS": "ignore"}
+    done = head.submit(f"python jobs/prepare.py --clicks {clicks} --out {out} --no-report", variables=variables)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert result(done.stdout)["rows_in"] == made["clicks"]
     assert (out / "prepare.json").is_file()
@@ -48,6 +63,30 @@ def test_a_job_that_fails_says_why_in_one_line_of_its_log(head, place):
     assert f"{place}/nothing" in errors[0]
     assert "Traceback" not in ended["logs"]
     assert not (place / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_says_so_and_the_same_command_goes_on(place):
+    """In the time that RAY_JOB_STOP_WAIT_TIME_S gives it: three seconds, where nobody says otherwise."""
+    made = Head(place / "s", environment={"RAY_JOB_STOP_WAIT_TIME_S": "60"})
+    try:
+        store = f"sqlite:///{place}/mlflow.db"
+        log = "--sessions 5000 --items 200 --layers 32 --epochs 400"
+        train = f"python jobs/train.py {log} --storage {place}/stopped --tracking-uri {store} --run-name first"
+        name = made.start(train)
+        wait_until(lambda: (place / "stopped" / "runs" / "first" / "run.json").is_file())
+        client = mlflow.MlflowClient(store)
+        (run,) = wait_until(lambda: client.search_runs(["1"], "metrics.loss > 0"))
+        made.stop(name)
+        assert made.job_status(name) == "STOPPED"
+        told = made.logs(name)
+        assert [line for line in told.splitlines() if line.startswith("error: ")] == ["error: stopped (SIGTERM)"]
+        assert client.get_run(run.info.run_id).info.status == "KILLED"
+        name = made.start(f"python jobs/train.py --resume first --storage {place}/stopped --tracking-uri {store}")
+        wait_until(lambda: "going on from epoch" in made.logs(name))
+        made.stop(name)
+    finally:
+        assert made.close() == []
 
 
 def test_who_does_not_know_the_token_is_refused(head):
