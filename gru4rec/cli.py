@@ -7,6 +7,7 @@ settings or input. Either error is one line `error: …` on stderr; `--debug` ad
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import functools
 import json
 import os
@@ -17,7 +18,7 @@ import threading
 import tomllib
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import pydantic
@@ -31,7 +32,14 @@ S = TypeVar("S")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see --help)")
+        wrong = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        meant = _meant(wrong[1], [*self._option_string_actions]) if wrong else ""
+        raise InputError(f"{message}{meant} (see --help)")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """`; did you mean NAME?` for the known name that is the most like it; empty where none is."""
+    return "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, known, 1, 0.75))
 
 
 def _flag(name: str) -> str:
@@ -53,7 +61,13 @@ def _shown_default(field: dataclasses.Field) -> str:
 
 def parser(kind: type, prog: str | None = None) -> argparse.ArgumentParser:
     """The command line of the settings dataclass `kind`: one documented flag for each field."""
-    made = _Parser(prog=prog, description=kind.__doc__, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    made = _Parser(
+        prog=prog,
+        description=kind.__doc__,
+        epilog="Exit code 0: done, the result is the last line of stdout, as JSON; 1: it failed; 2: settings or input.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     made.add_argument("--config", metavar="FILE.toml", help="Settings file; flags override it.")
     for field, hint in _fields(kind):
         help_text = f"{field.metadata['help']} ({_shown_default(field)})".replace("%", "%%")
@@ -111,9 +125,12 @@ def validated(kind: type, values: Mapping[str, Any], source: Mapping[str, str] |
         if first["type"] == "missing":
             raise InputError(f"{where}: is required") from error
         if first["type"] == "extra_forbidden":
-            known = " ".join(field.name for field in dataclasses.fields(kind))
-            raise InputError(f"{where}: unknown setting; known are: {known}") from error
-        raise InputError(f"{where}: {first['msg']}, got {first['input']!r}") from error
+            known = [field.name for field in dataclasses.fields(kind)]
+            meant = _meant(name, known) or f"; known are: {' '.join(known)}"
+            raise InputError(f"{where}: unknown setting{meant}") from error
+        one_of_several = len(first["loc"]) > 1
+        several = "; give several with blanks between them" if one_of_several and "," in str(first["input"]) else ""
+        raise InputError(f"{where}: {first['msg']}, got {first['input']!r}{several}") from error
 
 
 def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:
@@ -164,7 +181,8 @@ def _first(error: Exception) -> Exception:
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """SIGTERM, with which `ray job stop` and Kubernetes begin, raises SystemExit inside the block, so that what the job
-    holds is let go. Once a job is connected to Ray, Ray's own handler does the same.
+    holds is let go. Once a job is connected to Ray, Ray's own handler does the same. Ctrl-C, pressed once more while
+    that is done, does not break it off.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -173,11 +191,19 @@ def _stoppable() -> Iterator[None]:
     def stop(number: int, _: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def interrupt(*_: Any) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, stop)
+    if before[signal.SIGINT] is signal.default_int_handler:  # who ignores it, as nohup does, goes on doing so
+        signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequence[str] | None = None) -> int:
@@ -214,7 +240,18 @@ def run(kind: type[S], job: Callable[[S], Mapping[str, Any]], arguments: Sequenc
         print(f"error: {text}{hint}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else 1
     sys.stderr.flush()
-    print(result, flush=True)
+    return _tell(result)
+
+
+def _tell(result: str) -> int:
+    """Print the result and return the exit code: 1 where nobody can read it, since a caller goes by it."""
+    try:
+        print(result, flush=True)
+    except OSError as error:
+        print(f"error: done, but the result cannot be written to stdout: {error.strerror}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # what Python still holds for it would fail once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

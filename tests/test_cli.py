@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -81,6 +83,47 @@ def test_an_unknown_key_of_the_file_is_named_with_the_file(tmp_path, capsys):
     assert f"{file}: colour: unknown setting" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "said"),
+    [
+        (config.Train, ["--epoch", "1"], "unrecognized arguments: --epoch 1; did you mean --epochs? (see --help)"),
+        (config.Train, ["--colour", "red"], "unrecognized arguments: --colour red (see --help)"),
+        (config.Train, ["--layers", "100,50"], "got '100,50'; give several with blanks between them"),
+    ],
+)
+def test_what_was_meant_is_guessed(kind, arguments, said, capsys):
+    assert cli.run(kind, lambda settings: {}, arguments) == 2
+    assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
+def test_what_a_key_of_the_file_was_meant_to_be_is_guessed(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text("epoch = 3\n")
+    assert cli.run(config.Train, lambda settings: {}, ["--config", str(tmp_path / "a.toml")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/a.toml: epoch: unknown setting; did you mean epochs?\n"
+
+
+@pytest.mark.parametrize("outlet", ["full", "closed"])
+def test_a_result_that_nobody_can_read_is_said_in_one_line(outlet, tmp_path):
+    script = (
+        "import sys; from gru4rec import cli, config as c; sys.exit(cli.run(c.Simulate, lambda s: {}, sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "--out", "x"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    if outlet == "full":
+        if not os.path.exists("/dev/full"):
+            pytest.skip("there is no /dev/full")
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    else:
+        outlet, inlet = os.pipe()
+        os.close(outlet)
+        done = subprocess.run(command, env=environment, stdout=inlet, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(inlet)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: done, but the result cannot be written to stdout: ")
+
+
 def test_the_result_is_the_last_line_of_stdout(capsys):
     assert cli.run(Example, lambda settings: {"count": settings.count}, ["--count", "4"]) == 0
     assert json.loads(last_line(capsys)) == {"count": 4}
@@ -143,6 +186,23 @@ def test_a_job_that_is_stopped_lets_go_of_what_it_holds_and_says_so(capsys):
     assert let_go
     assert capsys.readouterr().err == "error: stopped (SIGTERM)\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_once_more_does_not_break_off_the_tidying(capsys):
+    done = []
+
+    def job(settings):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append(True)
+
+    assert cli.run(Example, job, ["--count", "4"]) == 1
+    assert done
+    assert capsys.readouterr().err == "error: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_result_that_is_no_json_is_an_error_like_others(capsys):

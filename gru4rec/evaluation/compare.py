@@ -38,7 +38,8 @@ def compare(settings: Compare) -> dict[str, Any]:
     prepared = Prepared(settings.data)
     prepared.verify_items()
     if not prepared.summary["splits"][settings.split]["transitions"]:
-        raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
+        remedy = "; prepare it with --valid-days" if settings.split == "valid" else ""
+        raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict{remedy}")
     outputs.check_file("--report", settings.report)
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     cut = pieces.cut(prepared, settings.split)

@@ -72,9 +72,8 @@ def decide(
     if refusals:
         return Decision(winner.label, False, refusals, tests)
     if not champion:
-        return Decision(
-            winner.label, True, [f"there is no champion; {winner.label} is the best and passes the guards"], tests
-        )
+        reason = f"there is no champion; {winner.label} is the best version and passes the guards"
+        return Decision(winner.label, True, [reason], tests)
     test = tests[winner.label]
     reason = (
         f"{settings.metric} of {winner.label} is {winner.value:.4f}, of {champion} {by_label[champion].value:.4f}: "

@@ -37,7 +37,8 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     prepared = Prepared(settings.data)
     prepared.verify_items()
     if not prepared.summary["splits"][settings.split]["transitions"]:
-        raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict")
+        remedy = "; prepare it with --valid-days" if settings.split == "valid" else ""
+        raise InputError(f"{storage.shown(settings.data)}: the {settings.split} split has nothing to predict{remedy}")
     if settings.out and not storage.free_for(settings.out, RESULT):
         raise InputError(f"--out {storage.shown(settings.out)}: holds something else; name a new folder")
     outputs.check_folder("--out", settings.out)

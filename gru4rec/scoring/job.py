@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from gru4rec import config, storage
+from gru4rec import config, outputs, storage
 from gru4rec.scoring import batch, export, gates, night, report
 from gru4rec.sessions import file_names
 from gru4rec.tracking import folder, registry
@@ -14,6 +14,10 @@ def score(settings: config.Score) -> dict[str, Any]:
 
     An alias is resolved once, here: a result comes from one version, even if the alias moves meanwhile.
     """
+    if settings.export:
+        outputs.check_file("--out", settings.out)
+    else:
+        outputs.check_folder("--out", settings.out)
     uri, version = registry.resolve(settings.model, settings.tracking_uri)
     loaded = folder.load(registry.fetch(uri, settings.tracking_uri))
     if settings.export == "items":

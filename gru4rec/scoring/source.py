@@ -178,7 +178,10 @@ def _footer(path: str) -> _Footer:
             return _Footer(parquet.metadata.num_rows, parquet.schema_arrow, digest, _content(file), stamp)
     except (OSError, pa.ArrowException) as error:
         kind = Corrupt if _can_be_read(path, None) else InputError
-        raise kind(f"{shown(path)}: not a readable Parquet file: {error}") from error
+        raise kind(
+            f"{shown(path)}: not a readable Parquet file: {error}; of a log of clicks, make sessions with "
+            "jobs/prepare.py or as the README does"
+        ) from error
 
 
 def _can_be_read(path: str, group: int | None) -> bool:

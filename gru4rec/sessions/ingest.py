@@ -41,7 +41,7 @@ def sessions_of(
     reads = sources.pieces(files)
     storage.make_folder(storage.join(staging, _NOTES))
     size = sum(source.size for source in files)
-    report.say(f"reading {len(files)} files, {size / 2**20:.1f} MiB")
+    report.say(f"reading {len(files)} file{'s' * (len(files) != 1)}, {size / 2**20:.1f} MiB")
     early = _seem_integers(files, form)
     sessions = _put_together(settings, form, files, reads, staging, early)
     notes = _notes(files, reads, staging)

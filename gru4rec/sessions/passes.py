@@ -142,7 +142,8 @@ def _no_session(notes: Entry, total: Entry, settings: config.Prepare, form: form
     return (
         f"no session is left: of {rows} rows {bad} could not be read{rejected}{left_out}; "
         f"{total['short_sessions']} sessions were shorter than --min-session-length "
-        f"{settings.min_session_length}, {total['long_sessions']} longer than --max-session-length{fast}"
+        f"{settings.min_session_length}, {total['long_sessions']} longer than --max-session-length{fast}; see whether "
+        "--session-column is the column of sessions"
     )
 
 

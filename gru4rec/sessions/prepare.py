@@ -13,7 +13,7 @@ import errno
 import os
 from typing import Any
 
-from gru4rec import config, storage
+from gru4rec import config, outputs, storage
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions import base as bases
 from gru4rec.sessions import (
@@ -44,6 +44,7 @@ def prepare(settings: config.Prepare) -> Entry:
     a folder `out` that holds something else; GRU4RecError where a check fails or the disk is full.
     """
     form = formats.chosen(settings)
+    outputs.check_folder("--out", settings.out)
     if not staging.free(settings.out):
         raise InputError(
             f"--out {storage.shown(settings.out)}: holds something that prepare did not write; give another folder"

@@ -198,7 +198,7 @@ class Prepared:
         try:
             content, stamp = storage.read_stamped(path)
             self.summary: dict[str, Any] = summaries.parsed(content)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
                 f"{folder}: not a prepared folder (it has no {SUMMARY}); make one with jobs/prepare.py --out"
             ) from error

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from gru4rec import config, storage
+from gru4rec import config, outputs, storage
 from gru4rec.errors import InputError
 
-SUMMARY = "simulate.json"
+SUMMARY = "_simulate.json"  # no click log, and so no file that prepare would say it does not read
+_EARLIER = "simulate.json"  # as it was called once
 CHUNK = 100_000  # sessions a file
 ROUTE = 24  # slots of a route
 SLOTS = 2  # slots of an item, on average
@@ -77,7 +78,8 @@ def simulate(settings: config.Simulation, out: str) -> dict[str, Any]:
 
 
 def _check_out(out: str) -> None:
-    if not storage.free_for(out, SUMMARY):
+    outputs.check_folder("--out", out)
+    if not storage.free_for(out, SUMMARY) and not storage.free_for(out, _EARLIER):
         raise InputError(
             f"--out {storage.shown(out)}: holds something that simulate did not write; give another folder"
         )

@@ -249,6 +249,8 @@ def _places(path: str, names: list[str], form: Format, flags: dict[str, str], se
             see = "" if form.published else ", see --separator"
             hint = f" (read with separator {separator!r}{see})" if separator and len(names) == 1 else ""
             chosen = f"; choose another with {flags[column]}" if column in flags else ""
+            if flags.get(column) == "--session-column":
+                chosen += ", or cut sessions from a column of users with --user-column and --session-gap"
             raise InputError(f"{path}: no column {column!r}; it has {shown}{hint}{chosen}")
         if names.count(column) > 1:
             raise InputError(f"{path}: has column {column!r} twice; give each a name of its own")

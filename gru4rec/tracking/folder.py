@@ -152,8 +152,12 @@ def _parquet(table: pa.Table) -> bytes:
 
 def load(folder: str) -> LoadedModel:
     """The model in `folder`. Raises InputError naming the file that is missing, damaged or does not fit."""
-    if not storage.exists(folder):
-        raise InputError(f"{shown(folder)}: no such model folder")
+    filesystem, inner = storage.locate(folder)
+    kind = filesystem.get_file_info(inner).type
+    if kind == fs.FileType.File:
+        raise InputError(f"{shown(folder)}: is a file; name the folder of a model")
+    if kind == fs.FileType.NotFound:
+        raise InputError(f"{shown(folder)}: no such model folder; a version is named as models:/NAME/VERSION")
     return LoadedModel(*_checked(folder))
 
 

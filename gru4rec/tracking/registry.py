@@ -239,20 +239,39 @@ def resolve(model: str, tracking_uri: str = "") -> tuple[str, str | None]:
     if version is not None and not version.isdecimal() and version != "latest":
         raise InputError(f"{model}: {version} is not a version; write models:/NAME/VERSION or models:/NAME@ALIAS")
     mlflow = _open(model, tracking_uri)
-    client = mlflow.MlflowClient()
     try:
-        if alias is not None:
-            version = client.get_model_version_by_alias(name, alias).version
-        elif version == "latest":
-            known = client.search_model_versions(f"name = '{_checked_name(name)}'")
-            if not known:
-                raise InputError(f"{model}: no such model{_in(tracking_uri)}")
-            version = max(int(found.version) for found in known)
-        else:
-            client.get_model_version(name, version)
+        with runs.few_retries():
+            client = mlflow.MlflowClient()
+            if alias is not None:
+                version = client.get_model_version_by_alias(name, alias).version
+            elif version == "latest":
+                known = client.search_model_versions(f"name = '{_checked_name(name)}'")
+                if not known:
+                    raise InputError(f"{model}: no such model{_in(tracking_uri)}")
+                version = max(int(found.version) for found in known)
+            else:
+                client.get_model_version(name, version)
     except mlflow.exceptions.MlflowException as error:
-        raise InputError(f"{model}: no such model{_in(tracking_uri)}: {error}") from error
+        with runs.few_retries():
+            there = _there(mlflow, name)
+        raise InputError(f"{model}: no such model{_in(tracking_uri)}: {error}{there}") from error
     return f"models:/{name}/{version}", str(version)
+
+
+def _there(mlflow: Any, name: str) -> str:
+    """`; there are …`: the versions of a model with their aliases, or what models there are; empty if in doubt."""
+    try:
+        client = mlflow.MlflowClient()
+        models = {found.name: found for found in client.search_registered_models()}
+        if name not in models:
+            return f"; there are the models: {' '.join(sorted(models)) or 'none'}"
+        known = client.search_model_versions(f"name = '{_checked_name(name)}'")
+        versions = " ".join(map(str, sorted(int(found.version) for found in known)[-20:]))
+        aliases = ", ".join(f"{alias}: {version}" for alias, version in models[name].aliases.items())
+        named = f"with the aliases {aliases}" if aliases else "without an alias (compare --promote gives one)"
+        return f"; there are the versions {versions or 'none'}, {named}"
+    except (mlflow.exceptions.MlflowException, InputError):
+        return ""
 
 
 def fetch(model: str, tracking_uri: str = "", optimizer: bool = False) -> str:

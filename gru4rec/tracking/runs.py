@@ -16,6 +16,7 @@ from gru4rec import storage
 from gru4rec.errors import GRU4RecError, masked
 
 DEFAULT_STORE = "mlflow.db"
+_ANOTHER = "see to it, or name another with --tracking-uri or MLFLOW_TRACKING_URI"
 _BATCH = 1000  # metrics that MLflow takes at once
 
 
@@ -64,19 +65,37 @@ def connect(tracking_uri: str = "", experiment: str = "gru4rec") -> str:
             file=sys.stderr,
             flush=True,
         )
+    if path and not os.access(path if os.path.exists(path) else os.path.dirname(path), os.W_OK):
+        raise GRU4RecError(f"MLflow store {path} cannot be written to; {_ANOTHER}")
     try:
         client = mlflow_at(tracking_uri).MlflowClient()
+        with few_retries():
+            client.search_experiments(max_results=1)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             place = f"file://{os.path.dirname(path)}/mlartifacts" if path else None
             return client.create_experiment(experiment, artifact_location=place)
     except Exception as error:  # MLflow lets those of the database and of the network through
-        reason = str(error).partition("\n")[0]
+        reason = masked(str(error).partition("\n")[0])
         place = storage.shown(address(tracking_uri))
-        raise GRU4RecError(f"MLflow store {place} cannot be opened: {reason}") from error
+        raise GRU4RecError(f"MLflow store {place} cannot be opened: {reason}; {_ANOTHER}") from error
     if found.lifecycle_stage != "active":
         raise GRU4RecError(f"MLflow experiment {experiment} was deleted; restore it or name another")
     return found.experiment_id
+
+
+@contextlib.contextmanager
+def few_retries() -> Iterator[None]:
+    """A server that is not there is told of within seconds: MLflow asks it for four minutes, unless told otherwise."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "3"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def start_run(
@@ -231,6 +250,14 @@ def ending(run_id: str, well: str = "FINISHED", left: tuple[type[Exception], ...
 
     What the block raises is what comes out: if the store cannot be told then, that is a warning.
     """
+    with failing(run_id, left):
+        yield
+    finish(run_id, well)
+
+
+@contextlib.contextmanager
+def failing(run_id: str, left: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """As `ending` where the block raises; otherwise the run goes on."""
     try:
         yield
     except left:
@@ -243,7 +270,6 @@ def ending(run_id: str, well: str = "FINISHED", left: tuple[type[Exception], ...
             reason = masked(str(untold).partition("\n")[0])
             print(f"WARNING: MLflow still shows run {run_id} as running: {reason}", file=sys.stderr, flush=True)
         raise
-    finish(run_id, well)
 
 
 def finish(run_id: str, status: str = "FINISHED") -> None:

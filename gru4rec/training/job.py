@@ -36,6 +36,7 @@ def train(settings: Train) -> dict[str, Any]:
     if begun and finished is not None:
         return _finished(begun, finished, settings, console)
     given = _opened(data, settings) if data else None
+    outputs.check_folder("--storage", settings.storage)
     if settings.model_out:
         outputs.check_folder("--model-out", settings.model_out)
         model_folder.check_free(settings.model_out)
@@ -124,6 +125,12 @@ def _begun(begun: Run | None, settings: Train, experiment: str, prepared: Prepar
         kind="train",
         name=settings.run_name or None,
     )
+    with runs.failing(run_id):
+        return _in_folder(settings, run_id, prepared, old)
+
+
+def _in_folder(settings: Train, run_id: str, prepared: Prepared, old: str) -> Run:
+    """The folder of a new run, and in it the model to go on from, where there is one."""
     # The model to go on from is copied to where the workers of all nodes can read it.
     if old:
         kept, place = model_folder.load(old), run_folder.runs_in(settings.storage)

@@ -36,6 +36,8 @@ from gru4rec.training.progress import Done, Finished, Point
 
 RAY = "ray"  # what Ray Train itself writes, in the run's folder
 
+_ABORT_S = 15.0
+
 _SAME_EVERYWHERE = (Exploded, loop.Diverged)  # errors that all workers of one step meet alike
 
 
@@ -166,6 +168,20 @@ def _work(config: dict[str, Any]) -> Finished | None:
         raise
 
 
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to the job: Ray Train's own handler trains on for a while, and may end the job with exit code 0."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+    def abort(self) -> None:
+        """End the workers, and give back what they hold of the cluster."""
+        with contextlib.suppress(Exception):
+            ray.get(self.controller.abort.remote(), timeout=_ABORT_S)
+
+
 def _check_place(run: str, exchange: Exchange) -> None:
     """Raises Unfit in all workers where one does not see what the driver has put into the run's folder: nobody would
     see what it leaves there.
@@ -229,7 +245,7 @@ def fit(
     if waits_for:
         ray.get(board.say.remote(f"{waits_for}; waiting for more to join"))
     least, most = settings.worker_range
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _work,
         train_loop_config={
             "hyperparameters": {of.name: getattr(settings, of.name) for of in fields(Hyperparameters)},
@@ -275,6 +291,9 @@ def fit(
         fatal = ray.get(board.fatal.remote())
     except Exception as error:
         raise _reason(error, kept) from error
+    except BaseException:
+        trainer.abort()
+        raise
     finally:
         ray.kill(board)
         with contextlib.suppress(OSError):  # what others have there is another attempt's, at work perhaps

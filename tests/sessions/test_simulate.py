@@ -8,7 +8,7 @@ import pytest
 
 from gru4rec import cli, config
 from gru4rec.errors import InputError
-from gru4rec.sessions import simulate
+from gru4rec.sessions import file_names, simulate
 from gru4rec.sessions.simulate import SUMMARY
 
 
@@ -32,13 +32,19 @@ def test_the_log_is_a_function_of_the_settings(tmp_path, monkeypatch):
     result = simulate.simulate(given, str(tmp_path / "a"))
     simulate.simulate(given, str(tmp_path / "b"))
     names = sorted(os.listdir(tmp_path / "a"))
-    assert names == [*(f"part-0000{i}.parquet" for i in range(4)), SUMMARY]
+    parts = [f"part-0000{i}.parquet" for i in range(4)]
+    assert names == [SUMMARY, *parts]
+    assert not file_names.visible(SUMMARY), "prepare would say that it is not read"
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    table = pq.read_table([tmp_path / "a" / name for name in names[:4]])
+    table = pq.read_table([tmp_path / "a" / name for name in parts])
     assert result["clicks"] == table.num_rows
     simulate.simulate(settings(sessions=1000, items=50, simulation_seed=8), str(tmp_path / "a"))
-    assert not pq.read_table([tmp_path / "a" / name for name in names[:4]]).equals(table)
+    assert not pq.read_table([tmp_path / "a" / name for name in parts]).equals(table)
+    # a folder of an earlier release, whose counts had another name
+    (tmp_path / "a" / SUMMARY).rename(tmp_path / "a" / "simulate.json")
+    simulate.simulate(given, str(tmp_path / "a"))
+    assert sorted(os.listdir(tmp_path / "a")) == names
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 

@@ -119,7 +119,10 @@ def test_the_items_must_be_as_many_as_the_model_has(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such model folder"):
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(InputError, match=r"a\.txt: is a file; name the folder of a model"):
+        folder.load(str(tmp_path / "a.txt"))
+    with pytest.raises(InputError, match="nowhere: no such model folder; a version is named as models:/NAME/VERSION"):
         folder.load(str(tmp_path / "nowhere"))
 
 

@@ -114,11 +114,11 @@ def test_a_folder_is_passed_through(path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("models:/nobody/1", "no such model"),
-        ("models:/nobody@champion", "no such model"),
+        ("models:/nobody/1", "no such model .*; there are the models: gru4rec$"),
+        ("models:/nobody@champion", "no such model .*; there are the models: gru4rec$"),
         ("models:/nobody/latest", "no such model"),
-        ("models:/gru4rec/7", "no such model"),
-        ("models:/gru4rec@nobody", "no such model"),
+        ("models:/gru4rec/7", "no such model .*; there are the versions 1, without an alias .compare --promote"),
+        ("models:/gru4rec@nobody", "no such model .*; there are the versions 1, without an alias"),
         ("models:/gru4rec/Production", "not a version"),
         ("models:/gru4rec", "NAME/VERSION"),
         ("models:/", "NAME/VERSION"),

@@ -54,6 +54,26 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path):
         runs.connect(f"sqlite:///{tmp_path}/mlflow.db")
 
 
+def test_a_server_that_is_not_there_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    with pytest.raises(
+        GRU4RecError, match=r"http://\S*127.0.0.1:9 cannot be opened: .*; see to it, or name another with"
+    ):
+        runs.connect("http://127.0.0.1:9")
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_a_store_that_cannot_be_written_to_is_named_at_once(tmp_path, monkeypatch):
+    """MLflow would try for minutes."""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    with pytest.raises(
+        GRU4RecError, match=r"m\.db cannot be written to; see to it, or name another with --tracking-uri"
+    ):
+        runs.connect(f"sqlite:///{tmp_path}/m.db")
+    assert not list(tmp_path.iterdir())
+
+
 def test_usage_data_stays_here(store):
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
