@@ -5,7 +5,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import ray
 
@@ -71,6 +72,26 @@ def check_one(flag: str, wanted: float, kind: str, of: str, remedy: str) -> None
     have = ray.cluster_resources().get(kind, 0)
     if wanted > have and not may_grow():
         raise InputError(f"--{flag}: {of} needs {wanted:g} {kind}s, and Ray has {have:g}: {remedy}")
+
+
+def await_room(cpus: float, gpus: float, say: Callable[[str], None]) -> float:
+    """Wait, on a cluster that may grow, until it has so many CPUs and GPUs in all; the seconds that took.
+
+    `say` gets a line where there is something to wait for.
+    """
+    have = ray.cluster_resources()
+    lacking = [f"{kind}s" for kind, wanted in (("CPU", cpus), ("GPU", gpus)) if wanted > have.get(kind, 0)]
+    if not lacking or not may_grow():
+        return 0.0
+    say(f"waiting for {' and '.join(lacking)} to join")
+    began = time.monotonic()
+    # A cluster that scales from zero starts nodes for tasks that wait.
+    ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(_nothing).remote())
+    return time.monotonic() - began
+
+
+def _nothing() -> None:
+    """Task."""
 
 
 def worker_environment(verbose: bool) -> dict[str, str]:

@@ -34,6 +34,7 @@ CURVE = (1, 2, 3, 5, 10, 20, 50, 100)
 
 _DAY_MS = 86_400_000
 _PROGRESS_SECONDS = 10.0
+_LOOK_SECONDS = 5.0  # after which it is looked again how many tasks there is room for
 _AHEAD = 4  # pieces that may be done before the one that is counted next, for each worker
 
 
@@ -114,6 +115,7 @@ def measure(
 
     with on_ray.connected(verbose):
         on_ray.check_one("gpus-per-worker", workers.gpus, "GPU", "a worker", "give less, or 0 to measure on CPUs")
+        on_ray.await_room(1, workers.gpus, say)
         return _added(contenders, jobs, asked, _on_ray(jobs, asked, workers), say)
 
 
@@ -154,9 +156,6 @@ def _on_ray(jobs: Sequence[tuple[Contender, Piece]], asked: Question, workers: W
     """Tallies in the order of `jobs`, from tasks of which few are under way or wait to be counted at a time."""
     import ray
 
-    resources = ray.cluster_resources()
-    room = resources.get("GPU", 0.0) / workers.gpus if workers.gpus else resources.get("CPU", 1.0)
-    at_once = workers.count or max(1, int(room))
     options = {"num_cpus": 1, **({"num_gpus": workers.gpus} if workers.gpus else {})}
     task, ready = ray.remote(_measured).options(**options), ray.remote(_ready).options(num_cpus=1)
     shared: dict[str, Any] = {}
@@ -165,17 +164,35 @@ def _on_ray(jobs: Sequence[tuple[Contender, Piece]], asked: Question, workers: W
     done: dict[int, Tally] = {}
     begun = told = 0
     while told < len(jobs):
+        at_once = _at_once(workers)
         while begun < len(jobs) and len(waiting) < at_once and begun - told < _AHEAD * at_once:
             one, piece = jobs[begun]
             if one.label not in shared:
                 shared[one.label] = ready.remote(one) if isinstance(one, Baseline) else ray.put(one)
             waiting[task.remote([shared[one.label]], piece, question)] = begun
             begun += 1
-        (first,), _ = ray.wait(list(waiting), num_returns=1)
-        done[waiting.pop(first)] = _unwrapped(first)
+        ended, _ = ray.wait(list(waiting), num_returns=1, timeout=_LOOK_SECONDS)
+        for reference in ended:
+            done[waiting.pop(reference)] = _unwrapped(reference)
         while told in done:
             yield done.pop(told)
             told += 1
+
+
+def _at_once(workers: Workers) -> int:
+    """How many tasks are to be under way: where --workers does not say it, as many as there is room for now.
+
+    Where nodes may join, one more waits, since a node is started for what waits.
+    """
+    import ray
+
+    from gru4rec import on_ray
+
+    if workers.count:
+        return workers.count
+    resources = ray.cluster_resources()
+    room = resources.get("GPU", 0.0) / workers.gpus if workers.gpus else resources.get("CPU", 1.0)
+    return max(1, int(room) + on_ray.may_grow())
 
 
 def _unwrapped(reference: Any) -> Tally:

@@ -128,11 +128,12 @@ def _make(job: Job, check_lock: Any, stack: contextlib.ExitStack) -> Done:
         storage.make_folder(work.folder)
     except OSError as error:
         raise GRU4RecError(f"{storage.shown(work.folder)}: cannot be made: {error}") from error
-    with_ray = len(cut) > PIECES_HERE or settings.gpus_per_actor > 0
+    with_ray, waited = len(cut) > PIECES_HERE or settings.gpus_per_actor > 0, 0.0
     if with_ray:
         _connect(stack, settings.verbose)
+        waited = _await_room(settings)
     total = _total(_pieces(job, work, cut, with_ray), job.found.rows, len(work.items))
-    scoring_seconds = time.monotonic() - started
+    scoring_seconds = time.monotonic() - started - waited
     names = [part.name for part in total.parts]
     distinct = _distinct(work.folder, names, job.found.rows, with_ray)
     try:
@@ -180,6 +181,13 @@ def _connect(stack: contextlib.ExitStack, verbose: bool) -> None:
 
     stack.enter_context(on_ray.connected(verbose))
     stack.enter_context(on_ray.without_explained_lines(verbose))
+
+
+def _await_room(settings: Score) -> float:
+    """Wait for nodes where the cluster has none yet; the seconds that took, which say nothing of the speed."""
+    from gru4rec.scoring import pool
+
+    return pool.await_room(settings)
 
 
 def _shown_as(job: Job) -> str:

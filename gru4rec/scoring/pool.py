@@ -5,6 +5,7 @@ done again; it writes the same file again.
 """
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,14 +18,15 @@ from gru4rec import on_ray
 from gru4rec.config import Score
 from gru4rec.errors import InputError
 from gru4rec.model.network import GRU4Rec
-from gru4rec.scoring import parts, source, states
-from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, given, outcome, taken
+from gru4rec.scoring import parts, reach, source, states
+from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, failed, given, outcome, taken
 
 
 class ScoringActor:
     """An actor: holds the model, turns pieces into part files."""
 
-    def __init__(self, shared: list[ray.ObjectRef], threads: int, device: str) -> None:
+    def __init__(self, shared: list[ray.ObjectRef], threads: int, device: str, mark: str) -> None:
+        """`mark`: what `reach.marked` gives for the result's folder."""
         torch.set_num_threads(threads)
         model, work = ray.get(shared[0])
         index = ray.get(shared[1]) if len(shared) > 1 else None
@@ -32,11 +34,14 @@ class ScoringActor:
             # The weights lie in Ray's shared memory, once for all actors of a machine; they are only read.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             self.scorer = Scorer(taken(model, device), work, index)
+        self.unseen = reach.unseen(work.folder, mark)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._piece(**row) for row in batch.to_pylist()])
 
     def _piece(self, number: int, spans: str) -> dict[str, Any]:
+        if self.unseen:
+            return failed(self.unseen, bad_input=True)
         read = [source.Span(*span) for span in json.loads(spans)]
         return attempt(lambda: self.scorer.piece(number, read), self.scorer.work.folder)
 
@@ -44,7 +49,8 @@ class ScoringActor:
 def score(settings: Score, model: GRU4Rec, work: Work, cut: Sequence[Sequence[source.Span]]) -> Iterator[Outcome]:
     """Make the parts of all pieces, as they are done, in any order. Ray must be connected.
 
-    Raises what a piece failed with, and InputError where this machine can never run what was asked for.
+    Raises what a piece failed with, and InputError where this machine can never run what was asked for or a node does
+    not see the result's folder.
     """
     plan = [{"number": number, "spans": json.dumps(spans)} for number, spans in enumerate(cut)]
     actors = _actors(settings, len(plan))
@@ -54,21 +60,47 @@ def score(settings: Score, model: GRU4Rec, work: Work, cut: Sequence[Sequence[so
         # may be, so that it must need none.
         shared.append(ray.remote(num_cpus=0)(states.index).remote(work.earlier))
     device = "cuda" if settings.gpus_per_actor else "cpu"
-    dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
-        ScoringActor,
-        fn_constructor_kwargs={"shared": shared, "threads": settings.threads, "device": device},
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
-        num_cpus=settings.threads if not settings.gpus_per_actor else 0,
-        num_gpus=settings.gpus_per_actor or None,
-    )
-    for row in dataset.iter_rows():
-        yield outcome(row, len(work.items))
+    with reach.marked(work.folder) as mark:
+        dataset = ray.data.from_items(plan, override_num_blocks=len(plan)).map_batches(
+            ScoringActor,
+            fn_constructor_kwargs={"shared": shared, "threads": settings.threads, "device": device, "mark": mark},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=actors,
+            num_cpus=_cpus(settings),
+            num_gpus=settings.gpus_per_actor or None,
+        )
+        for row in dataset.iter_rows():
+            yield outcome(row, len(work.items))
 
 
-def _actors(settings: Score, pieces: int) -> int:
-    """How many actors to run. Raises InputError where this machine can never run what was asked for.
+def await_room(settings: Score) -> float:
+    """Wait, on a cluster that may grow, for what one actor needs; the seconds that took. Ray must be connected."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    return on_ray.await_room(_cpus(settings), settings.gpus_per_actor, say)
+
+
+def _cpus(settings: Score) -> int:
+    """CPUs that Ray sets aside for an actor."""
+    return 0 if settings.gpus_per_actor else settings.threads
+
+
+def _actors(settings: Score, pieces: int) -> ray.data.ActorPoolStrategy:
+    """The pool of actors: as many as asked for, else as there is room for. Raises InputError as `_fitting`.
+
+    Where nodes may join, actors are started on them too, until each piece has one: Ray Data starts no more than fit.
+    """
+    fit = _fitting(settings)
+    first = max(1, min(settings.actors or fit, pieces))
+    most = pieces if on_ray.may_grow() and not settings.actors else first
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=first)
+
+
+def _fitting(settings: Score) -> int:
+    """How many actors fit now. Raises InputError where this machine can never run what was asked for.
 
     On a cluster that the job was submitted to, more may come (autoscaling), so nothing is refused there.
     """
@@ -89,7 +121,7 @@ def _actors(settings: Score, pieces: int) -> int:
                 f"--actors {settings.actors} --threads {settings.threads}: need "
                 f"{settings.threads * max(1, settings.actors)} CPUs, Ray has {cpus:g}"
             )
-    return max(1, min(settings.actors or fit, pieces))
+    return fit
 
 
 def distinct_sessions(folder: str, names: Sequence[str], of: int) -> int:

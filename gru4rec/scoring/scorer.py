@@ -202,14 +202,14 @@ def attempt(make: Callable[[], Outcome], folder: str) -> dict[str, Any]:
         try:
             return _plain(make())
         except GRU4RecError as error:
-            return _failed(str(error), isinstance(error, InputError))
+            return failed(str(error), isinstance(error, InputError))
         except (OSError, pa.ArrowException) as error:
             said = f"{storage.shown(folder)}: cannot be written or read back: {error}; run the same command again"
             if not again:
-                return _failed(said)
+                return failed(said)
             time.sleep(WAIT_S * 2 ** (TRIES - 1 - again))
         except ValueError as error:
-            return _failed(f"{type(error).__name__}: {error}")
+            return failed(f"{type(error).__name__}: {error}")
     raise AssertionError("unreachable")
 
 
@@ -225,7 +225,8 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _failed(error: str, bad_input: bool = False) -> dict[str, Any]:
+def failed(error: str, bad_input: bool = False) -> dict[str, Any]:
+    """As `attempt`, of a piece that was not made."""
     return {"error": error, "bad_input": bad_input, "part": "", "kept": False, "shown": b"", "lists": b""}
 
 

@@ -14,7 +14,8 @@ from pyarrow import fs
 
 from gru4rec import config, storage
 from gru4rec.errors import InputError
-from gru4rec.sessions.prepared import FILES, Prepared
+from gru4rec.sessions import report
+from gru4rec.sessions.prepared import FILES, REMEDY, Prepared
 
 VERSION = 2
 """To be raised where the same files and settings give another folder than before."""
@@ -86,13 +87,22 @@ def _state(path: str) -> State:
 
 
 def already_prepared(out: str, made_of: str) -> dict[str, Any] | None:
-    """What prepare.json of `out` says, where `out` is whole and made of `made_of`; None otherwise."""
+    """What prepare.json of `out` says, where `out` is whole and made of `made_of`; None otherwise.
+
+    All sessions and items are read. Says what is wrong with a folder of `made_of`.
+    """
     try:
         found = Prepared(out)
-        if found.summary.get("made_of") != made_of:
-            return None
-        for split in found.summary["splits"]:
-            found.shards(split)  # every file is there, and is Parquet
-        return found.summary if found.items.num_rows == found.summary["items"] else None
     except InputError:
         return None
+    if found.summary.get("made_of") != made_of:
+        return None
+    try:
+        for split in found.summary["splits"]:
+            found.verify(split)
+        found.verify_items()
+    except InputError as error:
+        wrong = " ".join(str(error).removesuffix(f": {REMEDY}").split())  # Arrow's own words may have several lines
+        report.say(f"{wrong}: preparing again")
+        return None
+    return found.summary

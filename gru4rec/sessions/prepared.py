@@ -49,7 +49,7 @@ BATCH = 65_536
 """Sessions that are read at a time where a file streams through bounded memory."""
 
 _BUFFER = 2**20  # bytes read at a time; without, all of a column of a row group
-_REMEDY = "prepare again, with jobs/prepare.py --force"
+REMEDY = "prepare again, with jobs/prepare.py --force"
 _UNREADABLE = (OSError, pa.ArrowException, KeyError)  # KeyError: a column is not there
 
 
@@ -326,17 +326,17 @@ class Prepared:
         listed = zip(self.files(split), self.summary["splits"][split]["files"], strict=True)
         for path, entry in list(listed)[part::of]:
             if "digest" not in entry:
-                raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {_REMEDY}")
+                raise InputError(f"{storage.shown(path)}: has no digest in {SUMMARY}: {REMEDY}")
             try:
                 whole = entry["digest"] == _digest(path) and _starts_fit(path)
                 self._version.check()
             except _UNREADABLE as error:
                 self._version.check()
-                raise InputError(f"{storage.shown(path)}: is damaged: {error}: {_REMEDY}") from error
+                raise InputError(f"{storage.shown(path)}: is damaged: {error}: {REMEDY}") from error
             if not whole:
                 raise InputError(
                     f"{storage.shown(path)}: is damaged: its sessions are not those that were prepared "
-                    f"(digest {entry['digest'][:12]}… in {SUMMARY}): {_REMEDY}"
+                    f"(digest {entry['digest'][:12]}… in {SUMMARY}): {REMEDY}"
                 )
 
     def verify_items(self) -> None:
@@ -347,7 +347,7 @@ class Prepared:
         if not summaries.fits(self.items, self.summary):
             raise InputError(
                 f"{storage.shown(storage.join(self.data, ITEMS))}: is damaged: its items are not those that were "
-                f"prepared (fingerprint {self.fingerprint[:12]}… in {SUMMARY}): {_REMEDY}"
+                f"prepared (fingerprint {self.fingerprint[:12]}… in {SUMMARY}): {REMEDY}"
             )
 
     def read(self, split: str) -> Sessions:

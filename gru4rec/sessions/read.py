@@ -121,7 +121,7 @@ def _read_parquet(piece: Piece, form: Format, types: list[pa.DataType]) -> Click
         names = list(dict.fromkeys(form.wanted))
         table = pq.ParquetFile(file).read_row_groups(range(piece.start, piece.end), columns=names)
     before = sum(source.row_groups[: piece.start])
-    columns = [_plain(table[name]) for name in form.wanted]
+    columns = [_plain(table[name], name) for name in form.wanted]
     chosen = _chosen(columns, form)
     rows = np.flatnonzero(chosen)
     found = _checked(_rows(columns, chosen), form, types)
@@ -143,10 +143,17 @@ def _read_base(piece: Piece, form: Format, types: list[pa.DataType]) -> Clicks:
     return Clicks(clicks, REJECTED.empty_table(), 0, count, count)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.Array:
-    found = column.combine_chunks()
-    found = pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
-    return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
+def _plain(column: pa.ChunkedArray, name: str) -> pa.Array:
+    """The column `name` as one array. Raises pa.ArrowInvalid where it has more text than an array holds."""
+    try:
+        found = column.chunk(0) if column.num_chunks == 1 else _joined(column)
+        return found.dictionary_decode() if pa.types.is_dictionary(found.type) else found
+    except pa.ArrowException as error:
+        raise pa.ArrowInvalid(f"column {name!r}: {error}: write it with smaller row groups") from error
+
+
+def _joined(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
 
 def _chosen(columns: list[pa.Array], form: Format) -> np.ndarray:

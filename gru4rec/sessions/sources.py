@@ -25,6 +25,7 @@ KNOWN = (*SEPARATORS, *PARQUET)
 
 BYTES_PER_ROW = 25  # of a click in text, at least
 _BESIDE_IDS = 15  # bytes of a click in text that are not its ids: the time, separators
+_HEAD = 2**12  # bytes at the beginning of a text that tell how it is written
 READ_BYTES = 64 * 2**20
 """What one task reads, about: small enough to keep a few of them in a worker's memory as text, columns and
 rows.
@@ -203,8 +204,8 @@ def _open_text(
     number: int, log: int, path: str, size: int, file: pa.NativeFile, form: Format, flags: dict[str, str]
 ) -> Source:
     separator = _separator(path, form)
-    first = file.read(min(size, 2 if form.columns else 2**20))
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+    first = file.read(min(size, _HEAD if form.columns else 2**20))
+    if _is_utf16(first[:_HEAD]):
         raise InputError(f"{path}: is text in UTF-16; write it in UTF-8")
     if form.columns:
         names, lines = list(form.columns), 1
@@ -225,6 +226,14 @@ def _open_text(
         header=not form.columns,
         rows=lines > 0,
     )
+
+
+def _is_utf16(head: bytes) -> bool:
+    """Whether a text that begins so is in UTF-16: by its mark, or without one by NULs at every other place."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    even, odd = (places.count(0) > len(places) / 2 for places in (head[::2], head[1::2]))
+    return even != odd
 
 
 def _names(path: str, line: bytes, separator: str) -> list[str]:

@@ -203,3 +203,18 @@ def test_a_report_in_a_folder_that_is_not_there_yet(data, store, tmp_path, capsy
     found, _ = job(capsys, "--data", data.folder, "--baselines", "pop", "--report", page)
     assert "Metrics" in page.read_text()
     assert mlflow.MlflowClient().get_run(found["run_id"]).info.status == "FINISHED"
+
+
+def test_workers_are_as_many_as_there_is_room_for_now(monkeypatch):
+    import ray
+
+    have = {}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: have)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cpus, gpus, asked = measure.Workers(), measure.Workers(gpus=0.5), measure.Workers(count=5)
+    for found, alone, growing in (({"CPU": 0.0}, 1, 1), ({"CPU": 4.0, "GPU": 2.0}, 4, 5)):
+        have.update(found)
+        assert (measure._at_once(cpus), measure._at_once(gpus), measure._at_once(asked)) == (alone, alone, 5)
+        with monkeypatch.context() as patched:
+            patched.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+            assert (measure._at_once(cpus), measure._at_once(gpus), measure._at_once(asked)) == (growing, growing, 5)

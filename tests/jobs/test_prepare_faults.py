@@ -118,6 +118,21 @@ def test_a_rerun_does_nothing_and_says_so(tmp_path, ray_local, capsys):
     (next((out / "train").iterdir())).unlink()
     assert prepare(settings(**given))["unchanged"] is False
     check_whole(out)
+    damaged = next((out / "train").iterdir())
+    flip_in_page(damaged)
+    capsys.readouterr()
+    assert prepare(settings(**given)) == first
+    assert re.search(rf"^{damaged}: is damaged: .*: preparing again$", capsys.readouterr().err, re.MULTILINE)
+    check_whole(out)
+
+
+def flip_in_page(path):
+    """Change a byte of the item index of clicks; the file's footer stays whole."""
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema[:5] == "items")
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.fixture

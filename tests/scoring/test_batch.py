@@ -411,6 +411,19 @@ def test_a_killed_actor_changes_nothing(ray_local, tmp_path, settings, small_pie
 
 
 @pytest.mark.ray
+def test_waiting_for_nodes_does_not_count_for_the_speed(ray_local, settings, raw, small_pieces, monkeypatch):
+    from gru4rec.scoring import pool
+
+    def wait(_):
+        time.sleep(0.5)
+        return 0.5
+
+    monkeypatch.setattr(pool, "await_room", wait)
+    done = run(settings)
+    assert 0 < done.seconds < done.content["seconds"] - 0.5
+
+
+@pytest.mark.ray
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -3,7 +3,10 @@
 import dataclasses
 import os
 
+import pyarrow.parquet as pq
 import pytest
+from prepared_folder import prepared_folder
+from simple_log import simple_log
 
 from gru4rec import cli, config, storage
 from gru4rec.sessions import inputs
@@ -57,3 +60,23 @@ def test_objects_count_by_content_even_within_one_second(bucket, given):
         storage.write_bytes(uri("in/a.csv"), content)
         found.append(inputs.fingerprint(inputs.states([[uri("in/a.csv")], []]), [], given))
     assert found[0] == found[2] != found[1]
+
+
+@pytest.mark.parametrize("name", ["train/part-00000.parquet", "test/part-00000.parquet", "items.parquet"])
+def test_a_folder_counts_only_where_all_of_it_is_as_it_was_written(tmp_path, capsys, name):
+    log = simple_log(60, 20, seed=3)[0]
+    made = prepared_folder(tmp_path / "out", {"train": log, "test": log}, 20)
+    storage.write_json(f"{made.folder}/prepare.json", made.summary | {"made_of": "abc"})
+    assert inputs.already_prepared(made.folder, "other") is None
+    assert inputs.already_prepared(made.folder, "abc")["fingerprint"] == made.fingerprint
+    assert capsys.readouterr().err == ""
+    path = tmp_path / "out" / name
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+    pq.read_metadata(path)
+    assert inputs.already_prepared(made.folder, "abc") is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: ")
+    assert line.endswith(": preparing again")

@@ -227,6 +227,8 @@ class TestPaths:
         ),
         ("a.csv", b"SessionId;ItemId;Time\n1;2;3\n", r"separator ',', see --separator"),
         ("a.csv", "SessionId,ItemId,Time\n1,2,3\n".encode("utf-16"), r"a\.csv: is text in UTF-16"),
+        ("a.csv", "SessionId,ItemId,Time\n1,2,3\n".encode("utf-16-le"), r"a\.csv: is text in UTF-16"),
+        ("a.csv", "SessionId,ItemId,Time\n1,2,3\n".encode("utf-16-be"), r"a\.csv: is text in UTF-16"),
         ("a.csv", b"SessionId,ItemId,Time\r1,2,3\r", "the header has a carriage return inside"),
         ("a.csv", b'"' + b"h" * 200_000 + b'",ItemId,Time\n1,2,3\n', "the first line is no header"),
         ("a.csv", b"SessionId,SessionId,ItemId,Time\n1,1,2,3\n", "has column 'SessionId' twice"),
@@ -242,12 +244,25 @@ def test_files_that_cannot_be_a_log(tmp_path, name, content, message):
         open_files([tmp_path / name])
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-def test_text_in_utf_16_without_a_header_is_named(tmp_path, encoding):
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_text_in_utf_16_without_a_header_is_named(tmp_path, encoding, mark):
     path = tmp_path / "clicks.dat"
-    path.write_bytes(("\ufeff" * (encoding == "utf-16-be") + "1,2014-04-07T10:51:09.277Z,2,0\n").encode(encoding))
+    path.write_bytes((mark + "1,2014-04-07T10:51:09.277Z,2,0\n").encode(encoding))
     with pytest.raises(InputError, match=r"clicks\.dat: is text in UTF-16"):
         open_files([path], formats.FORMATS["yoochoose"])
+
+
+def test_more_text_than_an_array_holds_is_said_with_its_column_and_a_remedy(monkeypatch):
+    column = pa.chunked_array([["a"], ["b"]])
+    assert read._plain(column, "SessionId").to_pylist() == ["a", "b"]
+
+    def full(_):
+        raise pa.ArrowInvalid("offset overflow while concatenating arrays")
+
+    monkeypatch.setattr(pa, "concat_arrays", full)
+    with pytest.raises(pa.ArrowInvalid, match=r"^column 'SessionId': offset .*: write it with smaller row groups$"):
+        read._plain(column, "SessionId")
 
 
 def test_help_and_the_line_on_stderr_name_what_is_read():
