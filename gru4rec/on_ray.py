@@ -104,14 +104,16 @@ def worker_environment(verbose: bool) -> dict[str, str]:
 
 
 def quiet_data() -> None:
-    """No progress bars and no log lines of Ray Data's own."""
+    """No progress bars and no log lines of Ray Data's, Train's and Tune's own."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    for name in ("ray.data", "ray.train", "ray.tune"):
+    for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Of each attempt at a trial that fails, Tune logs the traceback; the search tells why, in a line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 # Ray Data gives every actor of a pool its arguments through the object store and says at each start that a restart

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gru4rec import storage
+from gru4rec import lock, storage
 from gru4rec.config import Score
 from gru4rec.errors import GRU4RecError, InputError
-from gru4rec.scoring import gates, limits, lock, manifest, parts, source, states
+from gru4rec.scoring import gates, limits, manifest, parts, source, states
 from gru4rec.scoring.scorer import Outcome, Scorer, Work, attempt, outcome
 from gru4rec.sessions.catalogue import UNKNOWN, catalogue, encoder, plain
 from gru4rec.tracking.folder import LoadedModel

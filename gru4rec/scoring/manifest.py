@@ -27,6 +27,7 @@ from pyarrow import fs
 
 from gru4rec import storage
 from gru4rec.errors import GRU4RecError, InputError
+from gru4rec.lock import CLAIMS, LOCK
 from gru4rec.scoring import source as sources
 from gru4rec.storage import shown
 from gru4rec.tracking.folder import LoadedModel
@@ -34,7 +35,6 @@ from gru4rec.tracking.folder import LoadedModel
 MANIFEST = "manifest.json"
 FORMAT = "gru4rec recommendations"
 FORMAT_VERSION = 2
-LOCK, CLAIMS = ".lock", "_claims"
 
 ABANDONED_S = 24 * 3600
 """Seconds without a write after which a result that was begun counts as left behind."""

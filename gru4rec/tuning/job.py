@@ -1,16 +1,17 @@
 """The tune job: a search on the validation split; the winner trained anew, tested once, and registered."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from gru4rec import on_ray, storage
+from gru4rec import lock, on_ray, storage
 from gru4rec.config import Hyperparameters, Tune
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
@@ -26,59 +27,98 @@ CANDIDATE = "candidate"  # alias of the version that a search registers
 def tune(settings: Tune) -> dict[str, Any]:
     """Run the job, or what is left of it.
 
-    Raises InputError for settings, data or a space that cannot be, and GRU4RecError where no trial has a value.
+    Raises InputError for settings, data or a space that cannot be, and GRU4RecError where no trial has a value, or
+    another job is at work on the same search.
     """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     prepared, found, text = _checked(settings)
-    folder, kept = _begun(settings, prepared, text)
-    done = records.finished(folder, kept, settings)
-    if done is not None:
-        console.print(f"search {done['search']} is finished: nothing to do")
+    experiment = runs.connect(settings.tracking_uri, settings.experiment)
+    begun = _begun(settings, prepared, text)
+    if begun and (done := _done(*begun, settings, console)):
         return done
-    records.go_on(folder, kept, settings)
-    name = folder.rstrip("/").rpartition("/")[2]
-    trials = records.trials(folder)
-    ended = sum(one.ended for one in trials.values())
-    console.print(
-        f"search {name}: {settings.trials} trials of up to {settings.epochs} epochs, {settings.algorithm}"
-        + (f"; going on after {ended}" if ended else f"; if it is interrupted: --resume {name}")
-    )
-    runs.reopen(kept["run_id"])
-    with runs.ending(kept["run_id"]):
-        with on_ray.connected(settings.verbose):
-            kept_runs = tracked.Tracked(kept["run_id"])
-            _make_good(folder, trials, kept_runs)
-            _check_resources(settings)
+    with contextlib.ExitStack() as claim, contextlib.ExitStack() as connection:
+        connection.enter_context(on_ray.connected(settings.verbose))
+        _check_resources(settings)  # what cannot run leaves nothing behind
+        folder, kept, check = _claimed(settings, experiment, prepared, text, claim)
+        if done := _done(folder, kept, settings, console):  # by another job, since
+            return done
+        records.go_on(folder, kept, settings)
+        trials = records.trials(folder)
+        _say_begins(folder, trials, settings, console)
+        runs.reopen(kept["run_id"])
+        with runs.ending(kept["run_id"]):
             settings = _packed(settings, found, prepared, console)
-            progress = _Progress(console, settings, trials, kept_runs)
-            _search(settings, found, prepared, folder, trials, progress)
-            first = best(trials)
-            if first is None:
-                if not any(one.ended for one in trials.values()):
-                    raise GRU4RecError(
-                        f"no trial was begun within --hours {settings.hours:g}: --resume {name} with more of them"
-                    )
-                why = next((one.why for one in trials.values() if one.why), "no trial came to the end of an epoch")
-                raise GRU4RecError(f"no trial has a value; the first one's reason: {why}")
+            first = _searched(settings, found, prepared, folder, kept["run_id"], trials, console)
             chosen, epochs = winning(found, first, settings)
             console.print(
                 f"the best is trial {first.number}, {settings.metric} {first.value:.4f} on the validation split after "
                 f"{epochs} epochs: training it on training and validation split, {len(settings.seeds)} seed(s)"
             )
-            models = winner.train(first.number, chosen, settings.seeds, prepared, folder, settings, epochs)
-        console.print("testing, once")
-        tested = winner.test(models, settings.seeds, prepared, console.print)
-        result = _result(settings, name, trials, first, chosen, epochs, tested, prepared)
-        console.print(_table(result))
-        html = page.page(result, found, trials)
-        storage.write_bytes(storage.join(folder, "report.html"), html.encode())
-        result["model_version"] = _registered(settings, kept["run_id"], models[0], result, prepared)
-        tracked.finish(kept["run_id"], result, html)
-        result["run_id"] = kept["run_id"]
-        result = json.loads(json.dumps(result, default=float))  # as whoever asks again will get it
-        records.tidy(folder)
-    storage.write_json(storage.join(folder, records.RESULT), result)  # last: where it is, nothing is left to do
+            models = winner.train(
+                first.number, chosen, settings.seeds, prepared, folder, settings, epochs, console.print
+            )
+            connection.close()
+            console.print("testing, once")
+            tested = winner.test(models, settings.seeds, prepared, console.print)
+            result = _result(settings, _name(folder), trials, first, chosen, epochs, tested, prepared)
+            console.print(_table(result))
+            html = page.page(result, found, trials)
+            check()
+            storage.write_bytes(storage.join(folder, "report.html"), html.encode())
+            result["model_version"] = _registered(settings, kept["run_id"], models[0], result, prepared)
+            tracked.finish(kept["run_id"], result, html)
+            result["run_id"] = kept["run_id"]
+            result = json.loads(json.dumps(result, default=float))  # as whoever asks again will get it
+            records.tidy(folder)
+        storage.write_json(storage.join(folder, records.RESULT), result)  # last: where it is, nothing is left to do
     return result
+
+
+def _name(folder: str) -> str:
+    return folder.rstrip("/").rpartition("/")[2]
+
+
+def _done(folder: str, kept: Mapping[str, Any], settings: Tune, console: Console) -> dict[str, Any] | None:
+    """The result of a search that has nothing left to do, which is told; else None."""
+    done = records.finished(folder, kept, settings)
+    if done is not None:
+        console.print(f"search {done['search']} is finished: nothing to do")
+    return done
+
+
+def _say_begins(folder: str, trials: Mapping[int, Trial], settings: Tune, console: Console) -> None:
+    ended = sum(one.ended for one in trials.values())
+    console.print(
+        f"search {_name(folder)}: {settings.trials} trials of up to {settings.epochs} epochs, {settings.algorithm}"
+        + (f"; going on after {ended}" if ended else f"; if it is interrupted: --resume {_name(folder)}")
+    )
+
+
+def _searched(
+    settings: Tune,
+    found: Space,
+    prepared: Prepared,
+    folder: str,
+    run_id: str,
+    trials: dict[int, Trial],
+    console: Console,
+) -> Trial:
+    """Run the trials that are left; the best of all."""
+    kept = tracked.Tracked(run_id)
+    _make_good(folder, trials, kept)
+    _search(settings, found, prepared, folder, trials, _Progress(console, settings, trials, kept))
+    first = best(trials)
+    if first is None:
+        raise _without_value(trials, settings, _name(folder))
+    return first
+
+
+def _without_value(trials: Mapping[int, Trial], settings: Tune, name: str) -> GRU4RecError:
+    """Why there is no best trial."""
+    if not any(one.ended for one in trials.values()):
+        return GRU4RecError(f"no trial was begun within --hours {settings.hours:g}: --resume {name} with more of them")
+    why = next((one.why for one in trials.values() if one.why), "no trial came to the end of an epoch")
+    return GRU4RecError(f"no trial has a value; the first one's reason: {why}")
 
 
 def _checked(settings: Tune) -> tuple[Prepared, Space, str]:
@@ -96,22 +136,41 @@ def _checked(settings: Tune) -> tuple[Prepared, Space, str]:
     return prepared, found, text
 
 
-def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str, Any]]:
-    """The search's folder and its search.json: of the search to go on with, or of a new one."""
-    experiment = runs.connect(settings.tracking_uri, settings.experiment)
+def _begun(settings: Tune, prepared: Prepared, text: str) -> tuple[str, dict[str, Any]] | None:
+    """The folder and the search.json of the search to go on with; None for a new one."""
     name = settings.resume or settings.run_name
-    if name and storage.exists(storage.join(records.folder_of(settings, name), records.SEARCH)):
-        folder = records.folder_of(settings, name)
-        kept = records.read(folder)
-        records.check(kept, settings, text, prepared.fingerprint)
-        return folder, kept
+    folder = records.folder_of(settings, name)
+    if not name or not storage.exists(storage.join(folder, records.SEARCH)):
+        return None
+    kept = records.read(folder)
+    records.check(kept, settings, text, prepared.fingerprint)
+    return folder, kept
+
+
+def _claimed(
+    settings: Tune, experiment: str, prepared: Prepared, text: str, claim: contextlib.ExitStack
+) -> tuple[str, dict[str, Any], Callable[[], None]]:
+    """The search's folder, in which no other job writes until `claim` ends, its search.json, and a check of the claim.
+
+    A search that is new is begun. Raises GRU4RecError where another job is at work on it.
+    """
+    name = settings.resume or settings.run_name
+    if not name:  # it is called as its MLflow run, so no other job knows of it
+        folder, kept = _new(settings, experiment, prepared, text)
+        return folder, kept, claim.enter_context(lock.held(folder))
+    check = claim.enter_context(lock.held(records.folder_of(settings, name)))
+    return *(_begun(settings, prepared, text) or _new(settings, experiment, prepared, text)), check
+
+
+def _new(settings: Tune, experiment: str, prepared: Prepared, text: str) -> tuple[str, dict[str, Any]]:
+    """The folder and the search.json of a search that is begun."""
     parameters = {
         key: getattr(settings, key)
         for key in ("space", "trials", "algorithm", "scheduler", "grace", "metric", "epochs", "search_seed", "seeds")
     } | {"space": storage.shown(settings.space)}
     data = prepared.folder, prepared.fingerprint
     run_id = runs.start_run(experiment, parameters, *data, kind="tune", name=settings.run_name or None)
-    folder = records.folder_of(settings, name or run_id)
+    folder = records.folder_of(settings, settings.resume or settings.run_name or run_id)
     records.begin(folder, settings, text, *data, run_id)
     return folder, records.read(folder)
 
@@ -120,6 +179,8 @@ def _check_resources(settings: Tune) -> None:
     """Raises InputError for a trial that Ray could never start."""
     on_ray.check_one("threads", settings.threads, "CPU", "a trial", "give fewer")
     on_ray.check_one("gpus-per-trial", settings.gpus_per_trial, "GPU", "a trial", "give less, or 0 to train on CPUs")
+    if settings.pack_gpus:
+        packing.check_gpu()
 
 
 def _packed(settings: Tune, found: Space, prepared: Prepared, console: Console) -> Tune:
@@ -148,7 +209,8 @@ def _search(
         return _of_trial(found, one, settings)
 
     until = time.time() + (settings.hours * 3600 if settings.hours else math.inf)
-    run(Search(folder, found, settings, trials, progress, until), given, prepared.folder, prepared.fingerprint)
+    search = Search(folder, found, settings, trials, progress.ended, until, progress.meanwhile)
+    run(search, given, prepared.folder, prepared.fingerprint)
 
 
 def _of_trial(found: Space, one: Trial, settings: Tune) -> Hyperparameters:
@@ -173,23 +235,38 @@ def winning(found: Space, one: Trial, settings: Tune) -> tuple[Hyperparameters, 
 
 
 class _Progress:
-    """Tells a person of each trial that ends, and MLflow too."""
+    """Tells a person of each trial that ends, and MLflow too; a person also how it goes, every `every_s` seconds."""
 
-    def __init__(self, console: Console, settings: Tune, trials: Mapping[int, Trial], kept: "tracked.Tracked") -> None:
+    def __init__(
+        self,
+        console: Console,
+        settings: Tune,
+        trials: Mapping[int, Trial],
+        kept: "tracked.Tracked",
+        every_s: float = 60.0,
+    ) -> None:
         self._console, self._settings, self._trials, self._kept = console, settings, trials, kept
         self._began, self._before = time.monotonic(), sum(one.ended for one in trials.values())
+        self._every_s, self._line_at = every_s, self._began + every_s
 
-    def __call__(self, one: Trial) -> None:
+    def ended(self, one: Trial) -> None:
         self._kept.trial(one)
-        ended = sum(other.ended for other in self._trials.values())
-        spent = time.monotonic() - self._began
-        first = best(self._trials)
         shown = f"{one.value:.4f}" if one.value is not None else one.why
+        self._say(f"trial {one.number} {one.status} after {len(one.curve)} epochs: {shown}  |  ")
+
+    def meanwhile(self, in_hand: int) -> None:
+        if time.monotonic() >= self._line_at:
+            self._say(f"{in_hand} in hand, ")
+
+    def _say(self, news: str) -> None:
+        """A line that begins with the news, and how far the search is."""
+        ended = sum(other.ended for other in self._trials.values())
+        first, now = best(self._trials), time.monotonic()
+        self._line_at = now + self._every_s
         self._console.print(
-            f"trial {one.number} {one.status} after {len(one.curve)} epochs: {shown}  |  {ended} of "
-            f"{self._settings.trials} done, best "
+            f"{news}{ended} of {self._settings.trials} done, best "
             + (f"{first.value:.4f} (trial {first.number})" if first else "none")
-            + _left(self._settings, ended, ended - self._before, spent)
+            + _left(self._settings, ended, ended - self._before, now - self._began)
         )
 
 
@@ -200,6 +277,8 @@ def _left(settings: Tune, ended: int, of_these: int, spent: float) -> str:
     hours = settings.hours * 3600 - spent if settings.hours else math.inf
     if hours <= 0:
         return ", no more are begun"
+    if not of_these:
+        return ""
     return f", about {math.ceil(min(spent / of_these * (settings.trials - ended), hours) / 60)} min left"
 
 

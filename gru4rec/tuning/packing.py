@@ -108,17 +108,26 @@ def probe(settings: Hyperparameters, data: str) -> Measured:
     return Measured(max(0, beside) + torch.cuda.max_memory_reserved(device), gpu)
 
 
+def check_gpu() -> None:
+    """Raises InputError where there is no GPU to measure on, and none can come. Ray must be connected."""
+    if not _gpu() and not on_ray.may_grow():
+        raise InputError("--pack-gpus: the cluster has no GPU")
+
+
+def _gpu() -> bool:
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) >= 1
+
+
 def gpus_per_trial(settings: Tune, highest: Hyperparameters, data: str, say: Callable[[str], None]) -> float:
     """The fraction of a GPU for each trial, measured with `highest` on one of the GPUs, which are taken to be alike.
 
-    Raises InputError where this machine has none; a cluster that the job was submitted to may get one while it waits.
-    Ray must be connected.
+    It waits for one, which a cluster that the job was submitted to may get. Ray must be connected.
     """
     import ray
 
-    if ray.cluster_resources().get("GPU", 0) < 1:
-        if not on_ray.may_grow():
-            raise InputError("--pack-gpus: the cluster has no GPU")
+    if not _gpu():
         say("--pack-gpus: the cluster has no GPU yet; waiting for one to join")
     # The process ends with the call: its memory on the GPU is the trials'.
     task = ray.remote(num_cpus=settings.threads, num_gpus=1, max_calls=1, max_retries=2)(probe)

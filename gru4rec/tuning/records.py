@@ -6,6 +6,7 @@ STORAGE/searches/NAME/search.json            what is searched, and how
 …/trials/00012/result.json                   how it ended; a trial without is run, or gone on with
 …/trials/00012/run/                          its training, while it lasts
 …/final/trial-00012/seed-20/                 the winner, trained on training and validation split
+…/.lock, or …/_claims/                       one job at a time: see gru4rec/lock.py
 …/report.html                                the search for people
 …/result.json                                the result of the job, once all is done
 """

@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from gru4rec import storage
 from gru4rec.config import Hyperparameters, Tune
+from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.tuning import records, trial
 from gru4rec.tuning.algorithms import SUGGEST
 from gru4rec.tuning.space import Space
@@ -41,7 +42,9 @@ class Search:
     trials: dict[int, Trial]
     ended: Callable[[Trial], None]  # told of each trial that ends
     until: float = math.inf  # no new trial is begun later, on the clock that is `time.time`, the machines' common one
+    meanwhile: Callable[[int], None] = lambda _: None  # told several times a second how many trials are in hand
     began: dict[int, float] = field(default_factory=dict)
+    refused: GRU4RecError | None = None  # what no trial could do better about: the search ends with it
 
     def next(self) -> int | None:
         """The number of the next trial to start, which is written down; None: wait for others. −1: there is none."""
@@ -76,7 +79,11 @@ class Search:
         return rule({**curves, number: one.curve}, number, self.settings.grace)
 
     def end(self, number: int, why: str = "") -> None:
-        """A trial ended by itself, was stopped, or failed (`why`). One that was not begun in time stays as it is."""
+        """A trial ended by itself, was stopped, or failed (`why`). Those not begun in time stay as they are, and so do
+        all that end because the search is refused.
+        """
+        if self.refused:
+            return
         one = self.trials[number]
         place = records.trial_folder(self.folder, number)
         failed = storage.join(place, trial.FAILED)
@@ -116,12 +123,16 @@ class _Stop(Stopper):
         self._folder = folder
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        if "refused" in result:
+            error = trial.TakenOver if result["taken_over"] else InputError
+            _SEARCHES[self._folder].refused = error(result["refused"])
+            return True
         if "epoch" not in result:
             return False
         return _SEARCHES[self._folder].heard(result["config"]["number"], result["epoch"], result["value"])
 
     def stop_all(self) -> bool:
-        return False
+        return _SEARCHES[self._folder].refused is not None
 
 
 class _Ends(Callback):
@@ -135,6 +146,9 @@ class _Ends(Callback):
         error = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
         _SEARCHES[self._folder].end(trial.config["number"], f"{reason(error)} ({_RETRIES + 1} attempts)")
 
+    def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
+        _SEARCHES[self._folder].meanwhile(sum(one.status == one.RUNNING for one in trials))
+
 
 def reason(error: BaseException | None) -> str:
     """Why a trial failed, in a line; `error` as Tune gives it, None: its process died."""
@@ -147,7 +161,9 @@ def reason(error: BaseException | None) -> str:
 def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], data: str, fingerprint: str = "") -> None:
     """Run what is left of a search; all its trials have ended then, but for those that `until` left no time to begin.
 
-    A trial that finds other data in the folder `data` than those of the `fingerprint` fails. Ray must be connected.
+    Ray must be connected. Raises InputError where a trial finds other data in the folder `data` than those of the
+    `fingerprint`, or damaged ones, and TakenOver where another job goes on with it: no trial is tried again then, and
+    those in hand are left to be gone on with.
     """
     settings, left = search.settings, sum(not one.ended for one in search.trials.values())
     left += max(0, settings.trials - len(search.trials))
@@ -180,7 +196,11 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
             tune.report({"epoch": epoch, "value": value})
 
         given = hyperparameters(Trial(number, point["values"]))
-        trial.run(given, data, place, metric, tell, "cuda" if gpus else "cpu", fingerprint)
+        try:
+            trial.run(given, data, place, metric, tell, "cuda" if gpus else "cpu", fingerprint)
+        except (InputError, trial.TakenOver) as error:  # told, not raised: Tune would try it again
+            taken_over = isinstance(error, trial.TakenOver)
+            tune.report({"refused": str(error), "taken_over": taken_over, "value": 0.0})  # Tune wants a value
 
     resources = {"cpu": threads, **({"gpu": gpus} if gpus else {})}
     tuner = tune.Tuner(
@@ -208,3 +228,5 @@ def run(search: Search, hyperparameters: Callable[[Trial], Hyperparameters], dat
         storage.remove_folder(storage.join(folder, _TUNE))
     finally:
         del _SEARCHES[folder]
+    if search.refused:
+        raise search.refused

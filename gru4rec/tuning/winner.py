@@ -1,5 +1,6 @@
 """The best point of a search: trained anew on training and validation split with several seeds, and tested once."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,11 +28,14 @@ def train(
     folder: str,
     job: Tune,
     epochs: int,
+    say: Callable[[str], None],
+    every_s: float = 60.0,
 ) -> list[str]:
     """Model folders of trial `number`, one a seed, each trained by a Ray task; those that are there stay as they are.
 
     It stops after `epochs` of the settings'. Those of an earlier winner, in a search that was then asked for more
-    trials, are removed. Raises GRU4RecError that says which seed could not be trained.
+    trials, are removed. `say` gets a line of progress every `every_s` seconds. Raises GRU4RecError that says which seed
+    could not be trained.
     """
     import ray
 
@@ -46,8 +50,12 @@ def train(
     device = "cuda" if gpus else "cpu"
     data = prepared.folder, prepared.fingerprint
     tasks = [task.remote(settings, seed, *data, place, job.threads, device, epochs) for seed, place in given]
-    found = []
+    found, began = [], time.monotonic()
     for seed, one in zip(seeds, tasks, strict=True):
+        while not ray.wait([one], timeout=every_s)[0]:
+            ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+            minutes = (time.monotonic() - began) / 60
+            say(f"training the best: {len(ready)} of {len(tasks)} seed(s) done after {minutes:.0f} min")
         try:
             found.append(ray.get(one))
         except ray.exceptions.RayTaskError as error:

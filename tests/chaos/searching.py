@@ -139,7 +139,7 @@ class TuneJob:
         for family in self._families:
             assert family.left(PATIENCE_S) == []
         assert sorted(path.name for path in self.search.iterdir()) == [
-            *("final", "report.html", "result.json", "search.json", "trials")
+            *(".lock", "final", "report.html", "result.json", "search.json", "trials")
         ]
         assert [path for path in self.storage.rglob("*") if _HALF.fullmatch(path.name)] == []
         of_trials = {path.name for path in self.search.glob("trials/*/*")}

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from prepared_folder import bare_summary
 
-from gru4rec import cli, config
+from gru4rec import cli, config, lock
 from gru4rec.config import Hyperparameters
 from gru4rec.model.network import initialise
-from gru4rec.scoring import lock, night
+from gru4rec.scoring import night
 from gru4rec.scoring.job import score
 from gru4rec.tracking import folder, registry, runs
 

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gru4rec import cli, config, storage
+from gru4rec import cli, config, lock, storage
 from gru4rec.config import Hyperparameters
 from gru4rec.model.network import initialise
-from gru4rec.scoring import batch, lock
+from gru4rec.scoring import batch
 from gru4rec.scoring.job import score
 from gru4rec.tracking import folder
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gru4rec import storage
+from gru4rec import lock, storage
 from gru4rec.config import Hyperparameters, Score
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.model.network import initialise
-from gru4rec.scoring import batch, lock, parts, scorer, source
+from gru4rec.scoring import batch, parts, scorer, source
 from gru4rec.scoring.recommend import lists, recommend
 from gru4rec.sessions.catalogue import catalogue
 from gru4rec.tracking.folder import LoadedModel

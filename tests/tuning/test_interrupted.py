@@ -1,13 +1,14 @@
 """What a search that was killed leaves, and how it is put right. How it is killed for real: tests/chaos."""
 
 import dataclasses
+import logging
 
 import mlflow
 import pytest
 from prepared_folder import prepared_folder
 from simple_log import simple_log
 
-from gru4rec import cli, config
+from gru4rec import cli, config, on_ray
 from gru4rec.errors import InputError
 from gru4rec.tracking import runs
 from gru4rec.training.loop import ATTEMPT, TakenOver
@@ -71,6 +72,11 @@ def test_why_a_trial_failed_is_a_line():
         assert search.reason(error) == why
 
 
+def test_tune_adds_no_tracebacks_to_that_line():
+    on_ray.quiet_data()
+    assert not logging.getLogger("ray.tune.execution.tune_controller").isEnabledFor(logging.ERROR)
+
+
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
 def test_a_trial_that_was_let_through_is_not_stopped_for_what_others_did_later(tmp_path, scheduler):
     """Its epochs are heard again, once more from the first; the others are better by now."""
@@ -81,6 +87,26 @@ def test_a_trial_that_was_let_through_is_not_stopped_for_what_others_did_later(t
         one = search.Search(str(tmp_path), found, settings, {**better, 4: Trial(4, {}, known)}, print)
         told = [one.heard(4, epoch, 0.1) for epoch in range(1, 4)]
         assert told.index(True) + 1 == stopped
+
+
+@pytest.mark.parametrize("kind", [TakenOver, InputError])
+def test_a_search_of_which_a_trial_is_refused_stops_all_and_records_none(tmp_path, monkeypatch, kind):
+    found, told = space.parse("learning_rate = { low = 0.1, high = 0.3 }", "s.toml"), []
+    settings = cli.check(config.Tune, {"data": "d"})
+    trials = {n: Trial(n, {"learning_rate": 0.1}, (0.1,)) for n in range(2)}
+    for one in trials.values():
+        records.keep_point(str(tmp_path), one)
+    one = search.Search(str(tmp_path), found, settings, dict(trials), told.append)
+    monkeypatch.setitem(search._SEARCHES, str(tmp_path), one)
+    stop = search._Stop(str(tmp_path))
+    assert not stop.stop_all()
+    assert stop("a", {"refused": "another job", "taken_over": kind is TakenOver, "value": 0.0})
+    assert stop.stop_all()
+    assert (type(one.refused), str(one.refused)) == (kind, "another job")
+    one.end(0)
+    one.end(1, "its process died")
+    assert (one.trials, told) == (trials, [])
+    assert not any(left.ended for left in records.trials(str(tmp_path)).values())
 
 
 def test_tunes_own_files_go_where_no_trial_is_left(tmp_path):

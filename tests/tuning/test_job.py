@@ -1,16 +1,20 @@
 """The tune job on a real Ray and a real MLflow: killed and gone on with, it finds what an undisturbed search finds."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import time
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
 import pytest
 from prepared_folder import prepared_folder
+from rich.console import Console
 from simple_log import simple_log
 
-from gru4rec import cli, config, storage
+from gru4rec import cli, config, lock, on_ray, storage
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.evaluation import ranking
 from gru4rec.model.network import initialise
@@ -129,12 +133,14 @@ def test_an_interrupted_search_ends_like_an_undisturbed_one(
 
 @pytest.mark.ray
 def test_the_winner_of_more_trials_is_trained_itself(given, data, ray_local, tmp_path):
-    settings = cli.check(config.Tune, {**given, "seeds": (7,)})
+    settings, told = cli.check(config.Tune, {**given, "seeds": (7,)}), []
     for number, layers in enumerate([(8,), (16,)]):
         chosen = config.Hyperparameters(layers=layers, batch_size=8, n_sample=16, epochs=1)
-        (model,) = winner.train(number, chosen, settings.seeds, Prepared(data.folder), str(tmp_path / "s"), settings, 0)
+        given_ = Prepared(data.folder), str(tmp_path / "s"), settings, 0, told.append, 0.05
+        (model,) = winner.train(number, chosen, settings.seeds, *given_)
         assert folder.load(model).model.hyperparameters.layers == layers
     assert [path.name for path in (tmp_path / "s" / "final").iterdir()] == ["trial-00001"]
+    assert told[0] == "training the best: 0 of 1 seed(s) done after 0 min"
 
 
 def test_each_winner_of_a_search_that_goes_on_is_a_version(given, data, store, tmp_path):
@@ -195,7 +201,7 @@ def test_a_winner_that_cannot_be_trained_says_with_which_seed(given, data, ray_l
     )
     told = r"trial 4 is the best, .* with seed 7, its training fails: the loss explodes in epoch 2.*; go on with more"
     with pytest.raises(GRU4RecError, match=told):
-        winner.train(4, wild, settings.seeds, Prepared(data.folder), str(tmp_path), settings, 0)
+        winner.train(4, wild, settings.seeds, Prepared(data.folder), str(tmp_path), settings, 0, print)
     other = winner._reason(MemoryError(), 4, 8, (7, 8))
     assert "with seed 8, its training fails: MemoryError; go on with --seeds without that one, or more" in str(other)
     assert isinstance(winner._reason(InputError("damaged"), 4, 8, (7, 8)), InputError)
@@ -237,6 +243,81 @@ def test_what_is_left_is_told(given):
     assert job._left(hours, 2, 1, 1800.0) == ", no more are begun"
 
 
+def test_how_it_goes_is_told_between_trials_too(given, monkeypatch):
+    settings, told, now = cli.check(config.Tune, given), io.StringIO(), [0.0]
+    monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    trials = {0: Trial(0, {}, (0.25,), "finished"), 1: Trial(1, {})}
+
+    class Store:
+        def trial(self, one): ...
+
+    progress = job._Progress(Console(file=told, soft_wrap=True), settings, trials, Store())
+    for now[0] in (59, 60, 119):
+        progress.meanwhile(1)
+    assert told.getvalue() == "1 in hand, 1 of 3 done, best 0.2500 (trial 0)\n"
+    trials[1], now[0] = Trial(1, {}, (0.5,), "finished"), 121
+    progress.ended(trials[1])
+    progress.meanwhile(1)  # a line has just been said
+    assert told.getvalue().splitlines()[1:] == [
+        "trial 1 finished after 1 epochs: 0.5000  |  2 of 3 done, best 0.5000 (trial 1), about 3 min left"
+    ]
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """Stands for a small machine on which nothing may be started."""
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(on_ray, "connected", lambda _: contextlib.nullcontext())
+
+
+@pytest.mark.parametrize("changed", [{"threads": 99}, {"gpus_per_trial": 0.5}, {"pack_gpus": 4}])
+def test_a_search_that_no_machine_can_run_leaves_nothing(given, store, no_ray, tmp_path, changed):
+    settings = cli.check(config.Tune, {**given, "run_name": "s", "tracking_uri": store, **changed})
+    with pytest.raises(InputError, match=r"needs|has no GPU"):
+        job.tune(settings)
+    assert not (tmp_path / "kept").exists()
+    assert mlflow.MlflowClient().search_runs([runs.connect(store)]) == []
+
+
+def test_of_two_searches_of_one_name_the_second_changes_nothing(given, store, no_ray, tmp_path, monkeypatch):
+    settings = cli.check(config.Tune, {**given, "run_name": "s", "tracking_uri": store})
+    place, client = records.folder_of(settings, "s"), mlflow.MlflowClient()
+    with lock.held(place):  # the other is about to begin it
+        with pytest.raises(GRU4RecError, match="searches/s: another run is writing here"):
+            job.tune(settings)
+        assert client.search_runs([runs.connect(store)]) == []
+
+    def second(*_):
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")}
+        with pytest.raises(GRU4RecError, match="searches/s: another run is writing here"):
+            job.tune(dataclasses.replace(settings, trials=9))
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*")} == before
+        assert [run.info.status for run in client.search_runs([runs.connect(store)])] == ["RUNNING"]
+        raise Killed
+
+    monkeypatch.setattr(job, "_search", second)
+    for _ in range(2):  # a search that ended is no obstacle
+        with pytest.raises(Killed):
+            job.tune(settings)
+        assert [run.info.status for run in client.search_runs([runs.connect(store)])] == ["FAILED"]
+    assert storage.read_json(f"{place}/search.json")["settings"]["trials"] == given["trials"]
+
+
+def test_a_search_that_another_job_has_ended_meanwhile_is_not_run_again(given, store, no_ray, data, monkeypatch):
+    settings = cli.check(config.Tune, {**given, "run_name": "s", "tracking_uri": store})
+    place, done = records.folder_of(settings, "s"), {"search": "s", "trials": 3}
+
+    def ended(_):
+        records.begin(place, settings, SPACE, data.folder, data.fingerprint, "r")
+        storage.write_json(f"{place}/result.json", done)
+
+    monkeypatch.setattr(job, "_check_resources", ended)  # just before the claim
+    assert job.tune(settings) == done
+
+
 def test_what_no_machine_has_is_refused(given, monkeypatch):
     import ray
 
@@ -264,6 +345,27 @@ def test_a_trial_for_which_there_was_no_room_in_time_is_left(given, data, ray_lo
     assert told == []
     assert not late[0].ended
     assert [path.name for path in tmp_path.glob("trials/00000/*")] == ["trial.json"]
+
+
+@pytest.mark.ray
+def test_a_trial_that_is_refused_ends_the_search(given, data, ray_local, tmp_path):
+    """After one attempt, and no trial has failed."""
+    settings = cli.check(config.Tune, {**given, "parallel": 1})
+    found, told, tried = space.parse(SPACE, "s.toml"), [], tmp_path / "tried"
+
+    def hyperparameters(one):
+        with open(tried, "a") as file:
+            file.write("once ")
+        return job._of_trial(found, one, settings)
+
+    one = search.Search(str(tmp_path / "s"), found, settings, {}, told.append)
+    with pytest.raises(InputError, match="is not the data that this search was begun with"):
+        search.run(one, hyperparameters, data.folder, "cafe00")
+    assert (told, tried.read_text()) == ([], "once ")
+    left = records.trials(str(tmp_path / "s"))
+    assert left
+    assert not any(one.ended for one in left.values())
+    assert not (tmp_path / "s" / "tune").exists()
 
 
 def check_what_is_kept(settings, result, data):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -132,9 +131,8 @@ def test_a_trial_that_does_not_fit_takes_the_whole_gpu(monkeypatch):
 def test_packing_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    settings = cli.check(config.Tune, {"data": "d", "pack_gpus": 4})
     with pytest.raises(InputError, match="--pack-gpus: the cluster has no GPU"):
-        packing.gpus_per_trial(settings, config.Hyperparameters(), "d", json.dumps)
+        job._check_resources(cli.check(config.Tune, {"data": "d", "pack_gpus": 4}))
 
 
 def test_packing_waits_for_a_gpu_on_a_cluster_that_may_get_one(monkeypatch):

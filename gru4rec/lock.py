@@ -1,13 +1,13 @@
-"""One run at a time for one result folder.
+"""One run at a time for one folder of results, or of a search.
 
 On a local (or shared) file system a lock on the file `.lock`, which the kernel releases when its process ends, however
 that ends. Object stores know no locks: there a run writes a claim, `_claims/RUN.json`, and while it runs `RUN.beat`
 every few seconds. The earliest claim wins, by the store's own times; whoever finds an earlier one stops, unless its
 run is dead: its process is gone, where that was on the same machine, or its beat has stood still for PATIENCE_S.
 
-This only spares work and gives clear messages. Should it ever fail, two runs of the same result write the same bytes to
-the same files, two runs of different ones write to different folders, and one step decides which counts: no result is
-ever a mixture.
+This only spares work and gives clear messages: what a run writes stays whole should it ever fail. Two of scoring write
+the same bytes to the same files, or different results to different folders, and one step decides which counts; of two
+searches, the one that takes over a trial of the other ends that one.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from pyarrow import fs
 
 from gru4rec import storage
 from gru4rec.errors import GRU4RecError
-from gru4rec.scoring.manifest import CLAIMS, LOCK
 from gru4rec.storage import shown
 
+LOCK, CLAIMS = ".lock", "_claims"
 BEAT_S, PATIENCE_S = 5.0, 30.0
 SETTLE_S = 2.1
 """Seconds after which a claim made at the same time is seen to be earlier or later: stores give times in seconds."""

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from gru4rec import storage
+from gru4rec import lock, storage
 from gru4rec.errors import GRU4RecError
-from gru4rec.scoring import lock
 
 HOLDER = """
 import sys, time
-from gru4rec.scoring import lock
+from gru4rec import lock
 with lock.held(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(params=["local", "store"])
