@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gru4rec import lock, on_ray, storage
+from gru4rec import lock, on_ray, outputs, storage
 from gru4rec.config import Hyperparameters, Tune
 from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Prepared
@@ -32,6 +32,7 @@ def tune(settings: Tune) -> dict[str, Any]:
     """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     prepared, found, text = _checked(settings)
+    outputs.check_folder("--storage", settings.storage)
     experiment = runs.connect(settings.tracking_uri, settings.experiment)
     begun = _begun(settings, prepared, text)
     if begun and (done := _done(*begun, settings, console)):
@@ -46,7 +47,7 @@ def tune(settings: Tune) -> dict[str, Any]:
         trials = records.trials(folder)
         _say_begins(folder, trials, settings, console)
         runs.reopen(kept["run_id"])
-        with runs.ending(kept["run_id"]):
+        with runs.ending(kept["run_id"], left=(trial.TakenOver,)):
             settings = _packed(settings, found, prepared, console)
             first = _searched(settings, found, prepared, folder, kept["run_id"], trials, console)
             chosen, epochs = winning(found, first, settings)
