@@ -15,7 +15,7 @@ from ray.util.metrics import Gauge
 if TYPE_CHECKING:
     from gru4rec.scoring.gates import Gate
     from gru4rec.scoring.scorer import Outcome
-    from gru4rec.training.on_ray import News
+    from gru4rec.training.notice_board import News
 
 TRAINING = {
     "gru4rec_train_events_per_second": "Transitions trained a second, of late.",

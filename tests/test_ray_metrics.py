@@ -7,7 +7,7 @@ import pytest
 
 from gru4rec import ray_metrics
 from gru4rec.scoring import gates
-from gru4rec.training.on_ray import News
+from gru4rec.training.notice_board import News
 from gru4rec.training.progress import Point
 
 

@@ -12,7 +12,8 @@ from gru4rec.tracking import runs
 from gru4rec.training import loop
 from gru4rec.training.describe import describe
 from gru4rec.training.exchange import Alone
-from gru4rec.training.on_ray import News, parameters
+from gru4rec.training.notice_board import News
+from gru4rec.training.on_ray import parameters
 from gru4rec.training.progress import Finished
 from gru4rec.training.record import record
 from gru4rec.training.watcher import Watcher

@@ -13,7 +13,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +32,8 @@ from gru4rec.training import checkpoints, loop
 from gru4rec.training.exchange import Collective, Exchange
 from gru4rec.training.explosion import Exploded
 from gru4rec.training.loop import Plan, Training
-from gru4rec.training.progress import Done, Finished, Point
+from gru4rec.training.notice_board import News, NoticeBoard, Teller
+from gru4rec.training.progress import Finished
 
 RAY = "ray"  # what Ray Train itself writes, in the run's folder
 
@@ -45,101 +46,6 @@ class Unfit(InputError):
     """A worker cannot train with what it was given, and all workers know: damaged data, others than the run was begun
     with, or a place for the run that it does not share.
     """
-
-
-@dataclass(frozen=True)
-class News:
-    """What the workers have told so far."""
-
-    stage: str = "starting"
-    epoch: int = 0  # in hand, from 0
-    point: Point = field(default_factory=Point)  # where it stands
-    workers: int = 0
-    done: tuple[Done, ...] = ()
-    said: tuple[str, ...] = ()  # for a person, in order
-    checkpoint: str = ""  # the newest
-
-
-@ray.remote(num_cpus=0)
-class NoticeBoard:
-    """Where workers put their news and the driver reads them; it outlives the workers."""
-
-    def __init__(self, patience: int) -> None:
-        self._news = News()
-        self._patience = patience  # failures in a row, without a new checkpoint, after which to give up
-        self._starts = 0  # since the last checkpoint
-        self._seen: tuple[int, str] | None = None  # workers and checkpoint of the last beginning
-        self._last_error = ""
-        self._fatal: Exception | None = None
-
-    def starts(self) -> bool:
-        """The workers start, once more or for the first time; whether there is anything left to do."""
-        self._starts += 1
-        if self._starts > self._patience + 1 and self._fatal is None:
-            why = f"; the last error was: {self._last_error}" if self._last_error else ""
-            self._fatal = GRU4RecError(
-                f"the workers failed {self._starts - 1} times without a new checkpoint (--max-failures){why}"
-            )
-        return self._fatal is None
-
-    def begins(self, workers: int, done: tuple[Done, ...], checkpoint: str) -> None:
-        if self._seen != (workers, checkpoint):
-            self._starts = 1
-        self._seen = workers, checkpoint
-        self._news = News("training", len(done), Point(), workers, done, self._news.said, checkpoint)
-
-    def progress(self, epoch: int, point: Point) -> None:
-        self._news = replace(self._news, stage="training", epoch=epoch, point=point)
-
-    def epoch_done(self, number: int, done: Done) -> None:
-        self._news = replace(self._news, done=(*self._news.done[:number], done))
-
-    def committed(self, checkpoint: str) -> None:
-        self._starts = 1
-        self._news = replace(self._news, checkpoint=checkpoint)
-
-    def stage(self, name: str) -> None:
-        self._news = replace(self._news, stage=name)
-
-    def say(self, message: str) -> None:
-        self._news = replace(self._news, said=(*self._news.said, message))
-
-    def failed(self, error: Exception, fatal: bool) -> None:
-        """A worker failed. A `fatal` error would come again: no other attempt is made."""
-        self._last_error = f"{type(error).__name__}: {error}"
-        if fatal and self._fatal is None:
-            self._fatal = error
-
-    def read(self) -> News:
-        return self._news
-
-    def fatal(self) -> Exception | None:
-        return self._fatal
-
-
-class _Teller:
-    """Tells the notice board what rank 0 has to tell, without waiting for it."""
-
-    def __init__(self, board: Any, workers: int) -> None:
-        self._board, self._workers = board, workers
-
-    def begins(self, done: Sequence[Done], checkpoint: str) -> None:
-        ray.get(self._board.begins.remote(self._workers, tuple(done), checkpoint))
-
-    def progress(self, epoch: int, point: Point) -> None:
-        self._board.progress.remote(epoch, replace(point, positions=(), clicked=()))
-
-    def epoch_done(self, number: int, done: Done) -> None:
-        ray.get(self._board.epoch_done.remote(number, done))
-
-    def committed(self, checkpoint: str) -> None:
-        self._board.committed.remote(checkpoint)
-
-    def stage(self, name: str) -> None:
-        self._board.stage.remote(name)
-
-    def say(self, message: str) -> None:
-        ray.get(self._board.say.remote(message))
 
 
 def _work(config: dict[str, Any]) -> Finished | None:
@@ -156,7 +62,7 @@ def _work(config: dict[str, Any]) -> Finished | None:
         splits = ("train", "test", *(("valid",) if settings.patience else ()))
         _check_place(config["plan"].place, exchange)
         prepared = _opened(config["data"], config["data_fingerprint"], splits, exchange)
-        training = Training(settings, prepared, config["plan"], exchange, _Teller(board, exchange.size), device)
+        training = Training(settings, prepared, config["plan"], exchange, Teller(board, exchange.size), device)
         return training.run()
     except Exception as error:
         ours = isinstance(error, GRU4RecError)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from gru4rec.tracking import runs
 from gru4rec.training.curve import PARTS, Mark, stretches
 from gru4rec.training.loop import Done
-from gru4rec.training.on_ray import News
+from gru4rec.training.notice_board import News
 
 CURVES = "curves"
 """Section of the metrics by hundredths of an epoch: MLflow's UI puts what has a slash in its name into sections, and

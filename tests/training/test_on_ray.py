@@ -14,7 +14,7 @@ from gru4rec.errors import GRU4RecError, InputError
 from gru4rec.sessions.prepared import Sessions
 from gru4rec.training import on_ray
 from gru4rec.training.exchange import Alone
-from gru4rec.training.on_ray import News, NoticeBoard
+from gru4rec.training.notice_board import News, NoticeBoard
 
 SESSIONS = Sessions(np.array([0, 2, 5]), np.array([0, 1, 2, 1, 0], np.int32))
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gru4rec.tracking import runs
 from gru4rec.training.curve import Mark
-from gru4rec.training.on_ray import News
+from gru4rec.training.notice_board import News
 from gru4rec.training.progress import Done, Epoch, Point, WorkerFigures
 from gru4rec.training.watcher import Watcher, _duration
 
