@@ -77,7 +77,8 @@ def parser(kind: type, prog: str | None = None) -> argparse.ArgumentParser:
         many = typing.get_origin(hint) is tuple
         item = typing.get_args(hint)[0] if many else hint
         choices = typing.get_args(item) if typing.get_origin(item) is typing.Literal else ()
-        metavar = "{" + ",".join(map(str, choices)) + "}" if choices else field.name.upper()
+        shown = ",".join(str(choice) for choice in choices if choice != "")
+        metavar = f"{{{shown}}}" if choices else field.name.upper()
         made.add_argument(_flag(field.name), nargs="+" if many else None, metavar=metavar, help=help_text)
     return made
 
@@ -130,7 +131,8 @@ def validated(kind: type, values: Mapping[str, Any], source: Mapping[str, str] |
             raise InputError(f"{where}: unknown setting{meant}") from error
         one_of_several = len(first["loc"]) > 1
         several = "; give several with blanks between them" if one_of_several and "," in str(first["input"]) else ""
-        raise InputError(f"{where}: {first['msg']}, got {first['input']!r}{several}") from error
+        said = re.sub(r"''(, | or )", "", first["msg"])  # the empty choice is what nobody types
+        raise InputError(f"{where}: {said}, got {first['input']!r}{several}") from error
 
 
 def parse(kind: type[S], arguments: Sequence[str] | None = None) -> S:

@@ -89,6 +89,7 @@ def test_an_unknown_key_of_the_file_is_named_with_the_file(tmp_path, capsys):
         (config.Train, ["--epoch", "1"], "unrecognized arguments: --epoch 1; did you mean --epochs? (see --help)"),
         (config.Train, ["--colour", "red"], "unrecognized arguments: --colour red (see --help)"),
         (config.Train, ["--layers", "100,50"], "got '100,50'; give several with blanks between them"),
+        (config.Score, ["--model", "m", "--out", "o", "--export", "x"], "--export: Input should be 'items', got 'x'"),
     ],
 )
 def test_what_was_meant_is_guessed(kind, arguments, said, capsys):

@@ -10,9 +10,11 @@ from gru4rec.tracking import folder, registry
 
 
 def score(settings: config.Score) -> dict[str, Any]:
-    """Write the top-k recommendations of every session; see `config.Score`. Returns the result of the job.
+    """Write the top-k recommendations of every session; see `config.Score`. The result is as `summary` gives it.
 
-    An alias is resolved once, here: a result comes from one version, even if the alias moves meanwhile.
+    An alias is resolved once, here: a result comes from one version, even if the alias moves meanwhile. Raises
+    InputError for a model, sessions or settings that cannot be, GRU4RecError where a gate stays closed or nothing can
+    be written: what was published before stays then.
     """
     if settings.export:
         outputs.check_file("--out", settings.out)

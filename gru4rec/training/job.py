@@ -25,7 +25,13 @@ from gru4rec.training.watcher import Watcher
 
 
 def train(settings: Train) -> dict[str, Any]:
-    """Run the job, or what is left of it; the result has the keys of the job contract."""
+    """Run the job, or what is left of it.
+
+    The result has, among others, `run_id`, `run` (its name), `model_version` ("" where it was not registered), `loss`
+    by epoch, `events` (transitions trained, all epochs), `events_per_second`, `predictions`, and the metrics of the
+    test split with their `intervals`. Raises InputError for settings, data and places that cannot be, before Ray starts
+    as far as that can be told; GRU4RecError where training fails.
+    """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     # What is wrong with the settings, the data, the models' places or the MLflow store is said before Ray starts.
     begun = run_folder.find(settings)
