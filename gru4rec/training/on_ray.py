@@ -37,7 +37,7 @@ from gru4rec.training.progress import Finished
 
 RAY = "ray"  # what Ray Train itself writes, in the run's folder
 
-_ABORT_S = 15.0
+_ABORT_S, _LISTENS_S = 15.0, 5.0  # that an end is waited for
 
 _SAME_EVERYWHERE = (Exploded, loop.Diverged)  # errors that all workers of one step meet alike
 
@@ -252,9 +252,12 @@ def _listening(board: Any, watch: Callable[[News], None], every_s: float) -> Ite
     listener.start()
     try:
         yield
-    finally:
+    except BaseException:
         done.set()
-        listener.join()
+        listener.join(_LISTENS_S)  # it may be minutes at MLflow's store, and nobody waits for it any more
+        raise
+    done.set()
+    listener.join()
 
 
 def _in_short(error: Exception) -> str:

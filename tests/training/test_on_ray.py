@@ -88,6 +88,25 @@ def test_a_listener_that_fails_is_told_of_once_and_goes_on(monkeypatch, capsys):
     assert "OSError: postgresql://***@db/mlflow: database is locked. Training goes on" in said
 
 
+def test_a_listener_that_hangs_does_not_hold_up_an_error(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(on_ray, "_LISTENS_S", 0.01)
+    hangs, over = threading.Event(), threading.Event()
+
+    def watch(news):
+        hangs.set()
+        over.wait(60)
+
+    def interrupted():
+        assert hangs.wait(60)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), on_ray._listening(Board(), watch, 0.001):
+        interrupted()
+    assert not over.is_set()
+    over.set()
+
+
 @pytest.mark.parametrize(
     ("flags", "what", "remedy"),
     [
