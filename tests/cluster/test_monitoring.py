@@ -1,5 +1,6 @@
-"""What Prometheus is told to look at, and the alerts, by Prometheus' own `promtool` where there is one."""
+"""What Prometheus watches, the alerts and the dashboard; by its own `promtool`, where there is one."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool
 
 
 def of_kind(folder: str, kind: str) -> dict:
+    """The spec of the operator's kind."""
     (found,) = [one for one in kustomize.build(KUBERNETES / folder) if one["kind"] == kind]
     assert found["apiVersion"] == "monitoring.coreos.com/v1"
     assert found["metadata"]["namespace"] == "gru4rec"
@@ -74,6 +76,37 @@ def test_alerts_go_by_series_that_there_are(folder):
             assert rule["annotations"]["summary"]
     assert seen <= ours | others
     assert seen & ours
+
+
+def dashboard() -> dict:
+    (found,) = [one for one in kustomize.build(KUBERNETES / "monitoring") if one["kind"] == "ConfigMap"]
+    assert schema.problems(found) == []
+    (content,) = found["data"].values()
+    return json.loads(content)
+
+
+def expressions() -> list[str]:
+    """What the panels ask Prometheus for, with the board's variable filled in."""
+    asked = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
+    return [one.replace("$run", ".*") for one in asked]
+
+
+def test_the_dashboard_shows_each_of_our_series_but_what_gates_measured():
+    """A gate's figure is there for seconds: it is for MLflow."""
+    shown = set(re.findall(r"\bray_(gru4rec_\w+)", " ".join(expressions())))
+    assert shown == (ray_metrics.TRAINING | ray_metrics.SCORING).keys() - {"gru4rec_score_gate"}
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len({panel["title"] for panel in panels}) == len(panels)
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels)
+    assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
+
+
+@promtool
+def test_prometheus_takes_what_the_dashboard_asks(tmp_path):
+    rules = [{"record": f"asked:{number}", "expr": asked} for number, asked in enumerate(expressions())]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
+    assert f"SUCCESS: {len(rules)} rules found" in run("check", "rules", str(tmp_path / "rules.yaml"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
