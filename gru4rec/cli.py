@@ -183,8 +183,7 @@ def _first(error: Exception) -> Exception:
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """SIGTERM, with which `ray job stop` and Kubernetes begin, raises SystemExit inside the block, so that what the job
-    holds is let go. Once a job is connected to Ray, Ray's own handler does the same. Ctrl-C, pressed once more while
-    that is done, does not break it off.
+    holds is let go. Ctrl-C, pressed once more while that is done, does not break it off.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

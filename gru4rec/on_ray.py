@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ def connected(verbose: bool = False) -> Iterator[None]:
     if not address:
         # Workers here inherit it. A runtime environment would cost the workers that Ray starts ahead.
         os.environ.update(environment)
+    stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -43,6 +45,9 @@ def connected(verbose: bool = False) -> Iterator[None]:
         # What stands in braces are environments, with all their variables.
         said = re.sub(r"\{.*\}", "{…}", " ".join(str(error).split()))
         raise InputError(f"RAY_ADDRESS {masked(address)}: {said}") from None
+    # Ray's own handler, beneath that for Python, aborts the process three seconds after SIGTERM, amid its tidying.
+    if callable(stop) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
     if not verbose:
         quiet_data()
     try:

@@ -1,5 +1,7 @@
 """How a job is connected to Ray: what it may set, what is said where it cannot be; and waiting for nodes."""
 
+import signal
+
 import pytest
 import ray
 
@@ -13,6 +15,20 @@ def test_what_the_user_has_set_for_the_workers_is_left_as_it_is(monkeypatch):
     assert on_ray.worker_environment(False).keys() == {"PYTHONWARNINGS"}
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     assert on_ray.worker_environment(False) == {}
+
+
+def test_what_stops_the_job_is_its_own_and_not_rays(monkeypatch):
+    def stop(*_): ...
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: signal.signal(signal.SIGTERM, lambda *_: None))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with on_ray.connected():
+            assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_cluster_that_cannot_be_joined_is_named_without_secrets(monkeypatch):
